@@ -1,0 +1,14 @@
+"""Helper package of the deep generative lab: one idea a module, imports point downward only.
+
+front      cli, runs, doctor, report          the command `labutils`
+teaching   keynumbers, plots                  judged numbers; every figure
+methods    vae                                the lab's mathematics, one function per formula
+ground     networks, data, training, estimates, parameters
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("deep-generative-lab")
+except PackageNotFoundError:  # a clone on sys.path, not installed
+    __version__ = "0+clone"

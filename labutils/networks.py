@@ -1,0 +1,77 @@
+"""Every neural network of the lab, as plain `nn.Module`s."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvFromPoint(nn.Conv2d):
+    """A convolution whose input is one pixel and whose padding is kernel − 1, computed as a linear map.
+
+    On a 1×1 input each output pixel sees the input through one kernel tap: y[o, i, j] = w[o, c, k−1−i, k−1−j]
+    x[c]. PyTorch would multiply the other k²−1 taps with zeros of the padding. Same parameters, same values.
+    """
+
+    def forward(self, x: Float[Tensor, "batch channels 1 1"]) -> Float[Tensor, "batch out k k"]:
+        out, channels, k, _ = self.weight.shape
+        if x.shape[-2:] != (1, 1) or self.padding != (k - 1, k - 1):
+            return super().forward(x)
+        # Rows ordered (i, j, o): the result is channels-last without a copy.
+        weight = self.weight.flip(2, 3).permute(2, 3, 0, 1).reshape(k * k * out, channels)
+        y = F.linear(x.flatten(1), weight, self.bias.repeat(k * k))
+        return y.view(-1, k, k, out).permute(0, 3, 1, 2)
+
+
+class ConvToPoint(nn.Conv2d):
+    """A convolution whose kernel covers its whole input, computed as a linear map. Same parameters."""
+
+    def forward(self, x: Float[Tensor, "batch channels k k"]) -> Float[Tensor, "batch out 1 1"]:
+        if x.shape[-2:] != self.kernel_size:
+            return super().forward(x)
+        y = F.linear(x.permute(0, 2, 3, 1).flatten(1), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
+        return y[:, :, None, None]
+
+
+def _upsample() -> nn.Module:
+    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+
+
+class MnistVAE(nn.Module):
+    """The given VAE of problem 2: q(z|x) = N(mean, diag exp(logvar)), p(x|z) = Bernoulli(sigmoid(logits)).
+
+    latent: number of latent dimensions L (100 in the assignment). The layers and their parameters are exactly
+    the assignment's; the two convolutions on one pixel are computed as linear maps, activations are kept
+    channels-last, both only for speed.
+    """
+
+    def __init__(self, latent: int = 100):
+        super().__init__()
+        self.latent = latent
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 32, 3), nn.ELU(inplace=True), nn.AvgPool2d(2),  # 28 → 26 → 13
+            nn.Conv2d(32, 64, 3), nn.ELU(inplace=True), nn.AvgPool2d(2),  # → 11 → 5
+            ConvToPoint(64, 256, 5), nn.ELU(inplace=True), nn.Flatten(),  # → 1
+            nn.Linear(256, 2 * latent),
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, 256), nn.ELU(inplace=True), nn.Unflatten(1, (256, 1, 1)),
+            ConvFromPoint(256, 64, 5, padding=4), nn.ELU(inplace=True), _upsample(),  # 1 → 5 → 10
+            nn.Conv2d(64, 32, 3, padding=2), nn.ELU(inplace=True), _upsample(),  # → 12 → 24
+            nn.Conv2d(32, 16, 3, padding=2), nn.ELU(inplace=True),  # → 26
+            nn.Conv2d(16, 1, 3, padding=2),  # → 28
+        )  # fmt: skip
+        self.to(memory_format=torch.channels_last)
+
+    def encode(
+        self, x: Float[Tensor, "batch 1 28 28"]
+    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+        """Mean and log-variance of q(z|x)."""
+        mean, logvar = self.encoder(x.contiguous(memory_format=torch.channels_last)).chunk(2, dim=1)
+        return mean, logvar
+
+    def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 1 28 28"]:
+        """Logits of p(x=1|z), pixel by pixel."""
+        return self.decoder(z)

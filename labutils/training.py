@@ -1,0 +1,290 @@
+"""Seeds, devices, the training loop and its checkpoints.
+
+Randomness is a function of (seed, what it is for, index), never of what ran before: step 1,234 draws the
+same noise whether the run got there in one go or was killed and resumed three times. That makes resuming
+exact by construction, and leaves the caller's global random state alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+
+class TrainingDiverged(RuntimeError):
+    """A logged quantity became NaN or infinite; the message names it and the step."""
+
+
+class CheckpointMismatch(RuntimeError):
+    """A checkpoint belongs to another recipe; the message names what differs."""
+
+
+# --- randomness and devices -------------------------------------------------------------------------
+
+
+def generator(seed: int, *path: int | str, device: str | torch.device = "cpu") -> torch.Generator:
+    """A `torch.Generator` for one purpose: `generator(0, "noise", 17)` is always the same stream.
+
+    The numbers of `path` (and the CRC of its strings) are mixed with `seed` by NumPy's SeedSequence, so
+    that neighbouring indices give unrelated streams.
+    """
+    keys = [zlib.crc32(p.encode()) if isinstance(p, str) else int(p) for p in path]
+    state = np.random.SeedSequence([int(seed), *keys]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device=device).manual_seed(int(state >> np.uint64(1)))
+
+
+@contextlib.contextmanager
+def forked_rng(seed: int, *path: int | str) -> Iterator[None]:
+    """Seed torch's global generators inside the block (initialisation, dropout) and restore them after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(generator(seed, *path).initial_seed())
+        yield
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` (CUDA where there is one), `cpu` or `cuda`; ValueError for anything else or a missing GPU."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {name!r}; choose 'auto', 'cpu' or 'cuda'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda' but torch sees no CUDA device; use 'auto' or 'cpu'")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+class Batches:
+    """Row numbers of each step's minibatch: every epoch is a fresh permutation of all `n` rows.
+
+    The last batch of an epoch holds what is left. `batches(step)` depends on (seed, step) only.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int):
+        if not 1 <= batch_size <= n:
+            raise ValueError(f"batch_size is {batch_size}; expected 1 to {n}, the number of rows")
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.per_epoch = math.ceil(n / batch_size)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def __call__(self, step: int) -> Tensor:
+        epoch, k = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._order = torch.randperm(self.n, generator=generator(self.seed, "order", epoch))
+            self._epoch = epoch
+        return self._order[k * self.batch_size : (k + 1) * self.batch_size]
+
+
+# --- progress ---------------------------------------------------------------------------------------
+
+
+class _CellLine:
+    """Where tqdm writes inside a notebook: one line of the output cell, replaced in place."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        if text := text.strip("\r\n \x1b[A"):
+            self.handle.update({"text/plain": text}, raw=True)
+
+    def flush(self) -> None:
+        pass
+
+
+class _Relay:
+    """Copies each state of the bar into the file `labutils run` watches (LABUTILS_PROGRESS)."""
+
+    def __init__(self, stream, path: Path):
+        self.stream, self.path = stream, path
+
+    def write(self, text: str) -> None:
+        self.stream.write(text)
+        if text.strip():
+            with contextlib.suppress(OSError):  # a progress line is never worth a failed training
+                self.path.write_text(text.strip("\r\n "), encoding="utf-8")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def progress(total: int, desc: str, initial: int = 0, unit: str = "step") -> tqdm:
+    """One progress bar: in place in a notebook or a terminal, a plain line every 30 s anywhere else."""
+    in_kernel = "ipykernel" in sys.modules and _is_kernel()
+    stream: Any = _CellLine() if in_kernel else sys.stderr
+    live = in_kernel or stream.isatty()
+    if path := os.environ.get("LABUTILS_PROGRESS"):
+        stream = _Relay(stream, Path(path))
+    return tqdm(
+        total=total, desc=desc, initial=initial, unit=unit, file=stream, dynamic_ncols=not in_kernel and live,
+        ncols=96 if in_kernel or not live else None, mininterval=0.5 if live else 30.0,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+    )  # fmt: skip
+
+
+def _is_kernel() -> bool:
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors, numbers, strings and containers of them; a kill at any moment leaves old or new."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        torch.save(dict(content), file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote. Only tensors and plain values: nothing in it can execute.
+
+    Raises ValueError naming the file when it is damaged.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); "
+            "move it away to start this training again"
+        ) from error
+
+
+# --- the loop ---------------------------------------------------------------------------------------
+
+
+class History:
+    """What a training logged: rows such as {"step": 50, "loss": 120.3}."""
+
+    def __init__(self, rows: list[dict[str, float]] | None = None, seconds: float = 0.0):
+        self.rows, self.seconds = rows or [], seconds
+
+    def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(steps, values) of every row that has `name`; KeyError naming the known ones if none has."""
+        rows = [r for r in self.rows if name in r]
+        if not rows:
+            known = sorted({key for row in self.rows for key in row} - {"step"})
+            raise KeyError(f"history has no {name!r}; it has {', '.join(known) or 'nothing yet'}")
+        return np.array([r["step"] for r in rows]), np.array([r[name] for r in rows])
+
+
+def fit(
+    step: Callable[[int], Mapping[str, Tensor]],
+    total_steps: int,
+    *,
+    parts: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    evaluate_every: int = 0,
+    log_every: int = 50,
+    save_every_s: float = 20.0,
+    desc: str = "training",
+) -> History:
+    """Run `step(0) … step(total_steps − 1)`, logging, evaluating, and resuming where a killed run stopped.
+
+    step: does one optimisation step and returns scalars to log; its randomness comes from `generator` with
+        the step's number, so that a resumed run repeats it exactly.
+    parts: everything with `state_dict`/`load_state_dict` that changes: model, optimiser, schedule, average.
+    recipe: plain values that determine the result. They are stored with the checkpoint; a different recipe
+        raises CheckpointMismatch naming the difference instead of continuing another run's weights.
+    evaluate: called after every `evaluate_every` steps and after the last; its row joins the history.
+    save_every_s: seconds between checkpoints; one is also written after each evaluation.
+
+    Raises TrainingDiverged naming quantity and step at the first value that is not finite.
+    """
+    if total_steps < 1:
+        raise ValueError(f"total_steps is {total_steps}; expected at least 1")
+    recipe = {**recipe, "total_steps": total_steps}
+    history, start, pending = History(), 0, []
+    if checkpoint is not None and Path(checkpoint).exists():
+        history, start, pending = _resume(Path(checkpoint), parts, recipe)
+    clock = time.monotonic() - history.seconds
+    saved_at = time.monotonic()
+
+    def save(done: int) -> None:
+        if checkpoint is not None:
+            states = {name: part.state_dict() for name, part in parts.items()}
+            content = {"done": done, "recipe": recipe, "parts": states, "rows": history.rows}
+            save_checkpoint(checkpoint, content | {"pending": pending, "seconds": history.seconds})
+
+    if start == total_steps:
+        return history
+    with progress(total_steps, desc, initial=start) as bar:
+        unread: list[Mapping[str, Tensor]] = []  # values still on the device: reading them makes a GPU wait
+        for i in range(start, total_steps):
+            unread.append({name: value.detach() for name, value in step(i).items()})
+            done = i + 1
+            last = done == total_steps
+            log = done % log_every == 0 or last
+            test = evaluate is not None and (last or (evaluate_every > 0 and done % evaluate_every == 0))
+            save_now = last or test or time.monotonic() - saved_at > save_every_s
+            if log or save_now:
+                pending += _read(unread, first_step=done - len(unread))
+                unread = []
+            if log:
+                names = pending[0]
+                history.rows.append({"step": done} | {k: float(np.mean([p[k] for p in pending])) for k in names})
+                pending = []
+                first = next(iter(names))
+                bar.set_postfix_str(f"{first} {history.rows[-1][first]:.4g}", refresh=False)
+            if test:
+                history.rows.append({"step": done} | {k: float(v) for k, v in evaluate().items()})
+            bar.update()
+            history.seconds = time.monotonic() - clock
+            if save_now:
+                save(done)
+                saved_at = time.monotonic()
+    return history
+
+
+def _read(rows: list[Mapping[str, Tensor]], first_step: int) -> list[dict[str, float]]:
+    values = [{name: float(value) for name, value in row.items()} for row in rows]
+    for i, row in enumerate(values):
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise TrainingDiverged(
+                    f"{name} is {value} at step {first_step + i}; lower the learning rate, or look at that "
+                    "step's batch for values that are not finite. The last checkpoint is from before it."
+                )
+    return values
+
+
+def _resume(path: Path, parts: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[History, int, list]:
+    content = load_checkpoint(path)
+    theirs = content["recipe"]
+    different = [
+        f"{k}: {theirs.get(k, 'absent')!r} there, {recipe.get(k, 'absent')!r} here"
+        for k in sorted({*theirs, *recipe})
+        if theirs.get(k) != recipe.get(k)
+    ]
+    if different:
+        raise CheckpointMismatch(
+            f"checkpoint {path} was trained with another recipe ({'; '.join(different)}); "
+            "choose another output folder, or move the file away to start again"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(content["parts"][name])
+    return History(content["rows"], content["seconds"]), content["done"], content["pending"]
