@@ -22,6 +22,8 @@ import platformdirs
 import torch
 from torch import Tensor
 
+from .training import generator
+
 ASSETS = Path(__file__).with_name("assets")
 EMBEDDED = ASSETS / "binarized_mnist.xz"
 SIZES = {"train": 50_000, "valid": 10_000, "test": 10_000}
@@ -93,6 +95,19 @@ def binarized_mnist(path: Path = EMBEDDED) -> DataSet:
     return DataSet("binarized-mnist", *(Split(x, y) for x, y in parts), found, "embedded in the package")
 
 
+def random_subset(split: Split, n: int, seed: int = 0) -> Split:
+    """`n` rows drawn without replacement by a fixed generator (a file may be sorted by class), or all of them.
+
+    Raises ValueError when the split has fewer than `n`.
+    """
+    if not 1 <= n <= len(split):
+        raise ValueError(f"a subset of {n} images was asked of {len(split)}")
+    if n == len(split):
+        return split
+    rows = torch.randperm(len(split), generator=generator(seed, "subset"))[:n]
+    return Split(split.images[rows], split.labels[rows])
+
+
 def build_binarized_mnist(source: Path, out: Path) -> str:
     """Remake the embedded file from MNIST's grey levels, bit for bit; returns the payload's SHA-256.
 
@@ -104,7 +119,7 @@ def build_binarized_mnist(source: Path, out: Path) -> str:
     if found != MNIST_BYTES_SHA256:
         raise DataError(f"{source} does not hold MNIST's grey levels: sha256 {found[:12]}…")
     # RandomState's stream is frozen by NumPy's compatibility policy; default_rng's is not.
-    bits = np.random.RandomState(BINARIZATION_SEED).random_sample(grey.shape) < grey / 255  # noqa: NPY002
+    bits = np.random.RandomState(BINARIZATION_SEED).random_sample(grey.shape) < grey / 255
     payload = np.packbits(bits, axis=1).tobytes() + labels.tobytes()
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +159,5 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str):
         if module.split(".")[0] == "numpy" and name in self.allowed:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name) if hasattr(
-                np, "_core"
-            ) else super().find_class(module, name)
+            return super().find_class(module, name)
         raise DataError(f"mnist.pkl.gz asks for {module}.{name}; only NumPy arrays are expected in it")

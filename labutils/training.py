@@ -167,8 +167,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise
     except Exception as error:
         raise ValueError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}); "
-            "move it away to start this training again"
+            f"checkpoint {path} cannot be read ({type(error).__name__}); move it away to start this training again"
         ) from error
 
 

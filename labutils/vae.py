@@ -61,7 +61,7 @@ def elbo(model: nn.Module, x: Float[Tensor, "batch 1 h w"], noise: Float[Tensor,
     return Elbo(reconstruction - kl, reconstruction, kl)
 
 
-def image_noise(seed: int, rows: range | Integer[Tensor, " batch"], *shape: int) -> Float[Tensor, "batch *shape"]:
+def image_noise(seed: int, rows: range | Integer[Tensor, " batch"], *shape: int) -> Float[Tensor, batch * shape]:
     """Standard normal noise that belongs to an image: row i gets the same draw in any batch, in any order."""
     return torch.stack([torch.randn(shape, generator=generator(seed, "image", int(i))) for i in rows])
 
@@ -75,7 +75,12 @@ class ElboEstimate(NamedTuple):
 
 @torch.no_grad()
 def evaluate_elbo(
-    model: nn.Module, images: Integer[Tensor, "n 1 h w"], *, seed: int = 0, samples: int = 1, batch_size: int = 500
+    model: nn.Module,
+    images: Integer[Tensor, "n 1 h w"],
+    *,
+    seed: int = 0,
+    samples: int = 1,
+    batch_size: int = 500,
 ) -> ElboEstimate:
     """ELBO averaged over a data set, with the standard error over images.
 

