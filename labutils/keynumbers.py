@@ -152,12 +152,13 @@ class Run:
         ledger = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         others = [n for n in ledger.get("numbers", []) if n["notebook"] != self.notebook]
         problem = self.notebook.split("_")[0]
+        own = {name: value for name, value in self.parameters.items() if name not in parameters.COMMON}
         seconds = ledger.get("seconds", {}) | {problem: round(time.monotonic() - self.started, 1)}
         content = {
             "profile": self.profile, "seed": self.seed, "device": describe_device(self.device),
             "threads": torch.get_num_threads(), "versions": versions(),
             "data": ledger.get("data", {}) | self.data,
-            "parameters": ledger.get("parameters", {}) | {self.notebook: self.parameters},
+            "parameters": ledger.get("parameters", {}) | {self.notebook: own},
             "seconds": dict(sorted(seconds.items())),
             "numbers": sorted([*others, *map(asdict, self.numbers.values())], key=lambda n: n["notebook"]),
         }  # fmt: skip

@@ -15,7 +15,7 @@ class ConvFromPoint(nn.Conv2d):
     x[c]. PyTorch would multiply the other k²−1 taps with zeros of the padding. Same parameters, same values.
     """
 
-    def forward(self, x: Float[Tensor, "batch channels 1 1"]) -> Float[Tensor, "batch out k k"]:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch out h2 w2"]:
         out, channels, k, _ = self.weight.shape
         if x.shape[-2:] != (1, 1) or self.padding != (k - 1, k - 1):
             return super().forward(x)
@@ -28,7 +28,7 @@ class ConvFromPoint(nn.Conv2d):
 class ConvToPoint(nn.Conv2d):
     """A convolution whose kernel covers its whole input, computed as a linear map. Same parameters."""
 
-    def forward(self, x: Float[Tensor, "batch channels k k"]) -> Float[Tensor, "batch out 1 1"]:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch out h2 w2"]:
         if x.shape[-2:] != self.kernel_size:
             return super().forward(x)
         y = F.linear(x.permute(0, 2, 3, 1).flatten(1), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)

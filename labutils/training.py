@@ -104,6 +104,17 @@ class _CellLine:
         pass
 
 
+class _PlainLines:
+    """Where tqdm writes outside a terminal, a log file say: whole lines, no carriage returns."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip("\r\n "):
+            sys.stderr.write(text + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 class _Relay:
     """Copies each state of the bar into the file `labutils run` watches (LABUTILS_PROGRESS)."""
 
@@ -120,21 +131,26 @@ class _Relay:
         self.stream.flush()
 
 
-def progress(total: int, desc: str, initial: int = 0, unit: str = "step") -> tqdm:
+def progress(total: int, desc: str, initial: int = 0) -> tqdm:
     """One progress bar: in place in a notebook or a terminal, a plain line every 30 s anywhere else."""
-    in_kernel = "ipykernel" in sys.modules and _is_kernel()
-    stream: Any = _CellLine() if in_kernel else sys.stderr
-    live = in_kernel or stream.isatty()
+    kernel, terminal = _in_kernel(), sys.stderr.isatty()
+    stream: Any = _CellLine() if kernel else sys.stderr if terminal else _PlainLines()
     if path := os.environ.get("LABUTILS_PROGRESS"):
         stream = _Relay(stream, Path(path))
     return tqdm(
-        total=total, desc=desc, initial=initial, unit=unit, file=stream, dynamic_ncols=not in_kernel and live,
-        ncols=96 if in_kernel or not live else None, mininterval=0.5 if live else 30.0,
+        total=total,
+        desc=desc,
+        initial=initial,
+        file=stream,
+        ncols=None if terminal and not kernel else 96,
+        mininterval=0.5 if kernel or terminal else 30.0,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-    )  # fmt: skip
+    )
 
 
-def _is_kernel() -> bool:
+def _in_kernel() -> bool:
+    if "ipykernel" not in sys.modules:
+        return False
     from IPython import get_ipython
 
     shell = get_ipython()
@@ -177,7 +193,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 class History:
     """What a training logged: rows such as {"step": 50, "loss": 120.3}."""
 
-    def __init__(self, rows: list[dict[str, float]] | None = None, seconds: float = 0.0):
+    def __init__(self, rows: list[dict[str, Any]] | None = None, seconds: float = 0.0):
         self.rows, self.seconds = rows or [], seconds
 
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -37,10 +37,10 @@ def gaussian_kl(
 
 
 def reparametrise(
-    mean: Float[Tensor, "*batch latent"],
-    logvar: Float[Tensor, "*batch latent"],
-    noise: Float[Tensor, "*batch latent"],
-) -> Float[Tensor, "*batch latent"]:
+    mean: Float[Tensor, "*#batch latent"],
+    logvar: Float[Tensor, "*#batch latent"],
+    noise: Float[Tensor, "*#batch latent"],
+) -> Float[Tensor, "... latent"]:
     """A draw z = mean + e^{logvar/2}·noise from q(z|x), noise ~ N(0, I). (e^logvar is the variance.)"""
     return mean + torch.exp(0.5 * logvar) * noise
 

@@ -1,0 +1,231 @@
+"""Seeds, the loop, checkpoints; and a real training killed again and again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from labutils import training
+from labutils.training import Batches, CheckpointMismatch, History, TrainingDiverged, fit, generator
+
+
+def test_a_generator_is_a_function_of_seed_and_path():
+    def draw(*path):
+        return torch.randn(4, generator=generator(*path))
+
+    assert torch.equal(draw(0, "z", 3), draw(0, "z", 3))
+    different = [draw(0, "z", 3), draw(1, "z", 3), draw(0, "y", 3), draw(0, "z", 4), draw(0)]
+    assert len({tuple(d.tolist()) for d in different}) == 5
+
+
+def test_neighbouring_streams_are_uncorrelated():
+    rows = torch.stack([torch.randn(2000, generator=generator(0, "image", i)) for i in range(50)])
+    off_diagonal = torch.corrcoef(rows) - torch.eye(50)
+    assert off_diagonal.abs().max() < 0.12  # 5 standard errors of a correlation over 2,000 draws
+
+
+def test_forked_rng_seeds_and_restores():
+    before = torch.get_rng_state()
+    with training.forked_rng(5, "init"):
+        first = torch.rand(3)
+    with training.forked_rng(5, "init"):
+        assert torch.equal(first, torch.rand(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_batches_cover_every_row_once_an_epoch_and_reshuffle():
+    batches = Batches(10, 4, seed=0)
+    assert batches.per_epoch == 3
+    epochs = [torch.cat([batches(3 * e + k) for k in range(3)]) for e in range(2)]
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert not torch.equal(*epochs)
+    assert torch.equal(Batches(10, 4, seed=0)(4), batches(4)), "a step's batch depends on nothing before it"
+
+
+@pytest.mark.parametrize("size", [0, 11])
+def test_batches_refuse_an_impossible_size(size):
+    with pytest.raises(ValueError, match=f"batch_size is {size}; expected 1 to 10"):
+        Batches(10, size, seed=0)
+
+
+@pytest.mark.parametrize(("name", "message"), [("gpu", "choose 'auto'"), ("cuda", "no CUDA device")])
+def test_a_device_that_is_not_there(name, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        training.pick_device(name)
+
+
+def toy(total=40, checkpoint=None, stop_at=None, bad_at=None, **more):
+    """Fit a line with Adam; returns (weights, history). stop_at: raise there, as a kill would."""
+    with training.forked_rng(0):
+        model = nn.Linear(3, 1)
+    optimiser = torch.optim.Adam(model.parameters(), 0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)
+
+    def step(i):
+        if i == stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 3, generator=generator(0, "x", i))
+        loss = (model(x).squeeze(1) - x.sum(dim=1)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        return {"loss": loss.new_tensor(float("nan")) if i == bad_at else loss}
+
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    options = {"recipe": {"rate": 0.05}, "log_every": 7, "save_every_s": 0.0} | more
+    history = fit(step, total, parts=parts, checkpoint=checkpoint, **options)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), history
+
+
+def test_a_cut_training_continues_to_the_same_bits(tmp_path):
+    whole, history = toy()
+    for at in (1, 6, 20, 39):
+        file = tmp_path / f"{at}.pt"
+        with pytest.raises(KeyboardInterrupt):
+            toy(checkpoint=file, stop_at=at)
+        weights, resumed = toy(checkpoint=file)
+        assert torch.equal(whole, weights)
+        assert history.rows == resumed.rows, "the logged history is the same too"
+    again, _ = toy(checkpoint=tmp_path / "20.pt", stop_at=0)
+    assert torch.equal(whole, again), "a finished training is loaded, no step is run"
+
+
+def test_history_means_and_columns():
+    _, history = toy(total=10)
+    steps, values = history.column("loss")
+    assert steps.tolist() == [7, 10] and len(values) == 2
+    with pytest.raises(KeyError, match="history has no 'lose'; it has loss"):
+        history.column("lose")
+    assert History().rows == []
+
+
+def test_evaluation_runs_where_asked_and_at_the_end():
+    seen = []
+    _, history = toy(total=10, evaluate=lambda: {"valid": float(len(seen), *seen.append(0) or ())}, evaluate_every=4)
+    assert history.column("valid")[0].tolist() == [4, 8, 10]
+
+
+@pytest.mark.parametrize("at", [0, 17, 39])
+def test_nan_stops_and_names_the_step(at):
+    with pytest.raises(TrainingDiverged, match=f"loss is nan at step {at};"):
+        toy(bad_at=at)
+
+
+def test_another_recipe_is_refused_by_name(tmp_path):
+    toy(checkpoint=tmp_path / "c.pt")
+    with pytest.raises(CheckpointMismatch, match=r"rate: 0.05 there, 0.1 here"):
+        toy(checkpoint=tmp_path / "c.pt", recipe={"rate": 0.1})
+    with pytest.raises(CheckpointMismatch, match=r"total_steps: 40 there, 50 here"):
+        toy(total=50, checkpoint=tmp_path / "c.pt")
+
+
+def test_a_damaged_checkpoint_is_named_and_kept(tmp_path):
+    file = tmp_path / "c.pt"
+    toy(checkpoint=file)
+    damaged = file.read_bytes()[:200]
+    file.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"c\.pt cannot be read"):
+        toy(checkpoint=file)
+    assert file.read_bytes() == damaged
+
+
+def test_a_checkpoint_cannot_execute(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    torch.save({"done": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        training.load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    file = tmp_path / "c.pt"
+    training.save_checkpoint(file, {"done": 1})
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        training.save_checkpoint(file, {"done": 2})
+    assert training.load_checkpoint(file) == {"done": 1}
+
+
+TRAIN = """
+import sys, torch
+from pathlib import Path
+from labutils import data, networks, training, vae
+torch.set_num_threads(1)
+fit = training.fit
+training.fit = vae.fit = lambda *a, **k: fit(*a, **{**k, "save_every_s": 0.3})
+images = data.binarized_mnist().train.images
+model = vae.initialise(networks.MnistVAE, 0)
+print("ready", flush=True)
+vae.train(model, images[:1500], images[1500:1600], epochs=4, batch_size=50, checkpoint=Path(sys.argv[1]))
+torch.save(model.state_dict(), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random_moments_the_weights_are_the_same(tmp_path):
+    def start(name):
+        command = [sys.executable, "-c", TRAIN, str(tmp_path / f"{name}.ckpt"), str(tmp_path / f"{name}.pt")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return process, process.stdout.readline()
+
+    begun = time.monotonic()
+    whole, _ = start("whole")
+    _, errors = whole.communicate()
+    assert whole.returncode == 0, errors
+    seconds = time.monotonic() - begun
+
+    moments, kills = random.Random(0), 0
+    while kills < 10:
+        process, _ = start("cut")
+        try:
+            process.wait(timeout=moments.uniform(0.1, 0.25 * seconds))
+            break  # finished before it could be killed
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    process, _ = start("cut")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    expected, got = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "cut"))
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    assert kills >= 5, f"the training was only killed {kills} times before it finished"
+
+
+def test_progress_prints_plain_lines_when_not_a_terminal(capsys):
+    with training.progress(3, "counting") as bar:
+        bar.update(3)
+    text = capsys.readouterr().err
+    assert "counting: 100%" in text and text.endswith("\n")
+    assert "\x1b" not in text and "\r" not in text
+
+
+def test_progress_file_for_the_runner(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_PROGRESS", str(tmp_path / "p"))
+    with training.progress(3, "counting") as bar:
+        bar.update(3)
+    assert "counting" in (tmp_path / "p").read_text(encoding="utf-8")
+
+
+def test_numpy_seeds_are_mixed_not_added():
+    assert generator(0, 1).initial_seed() != generator(1, 0).initial_seed()
+    assert np.unique([generator(s, i).initial_seed() for s in range(5) for i in range(5)]).size == 25

@@ -1,0 +1,184 @@
+"""The VAE's terms against closed forms and torch.distributions; the network against the given architecture."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from labutils import estimates, networks, training, vae
+
+g = training.generator
+
+
+def plain_network(latent: int = 100) -> tuple[nn.Module, nn.Module]:
+    """The architecture table of the assignment, layer by layer, in plain PyTorch."""
+    encoder = nn.Sequential(
+        nn.Conv2d(1, 32, 3), nn.ELU(), nn.AvgPool2d(2),
+        nn.Conv2d(32, 64, 3), nn.ELU(), nn.AvgPool2d(2),
+        nn.Conv2d(64, 256, 5), nn.ELU(), nn.Flatten(),
+        nn.Linear(256, 2 * latent),
+    )  # fmt: skip
+    decoder = nn.Sequential(
+        nn.Linear(latent, 256), nn.ELU(), nn.Unflatten(1, (256, 1, 1)),
+        nn.Conv2d(256, 64, 5, padding=4), nn.ELU(), nn.UpsamplingBilinear2d(scale_factor=2),
+        nn.Conv2d(64, 32, 3, padding=2), nn.ELU(), nn.UpsamplingBilinear2d(scale_factor=2),
+        nn.Conv2d(32, 16, 3, padding=2), nn.ELU(),
+        nn.Conv2d(16, 1, 3, padding=2),
+    )  # fmt: skip
+    return encoder, decoder
+
+
+def test_the_network_is_the_given_architecture():
+    model = vae.initialise(networks.MnistVAE, 1).double()
+    with training.forked_rng(2):
+        encoder, decoder = plain_network()
+    model.encoder.load_state_dict(encoder.state_dict())  # same names, same shapes
+    model.decoder.load_state_dict(decoder.state_dict())
+    encoder, decoder = encoder.double(), decoder.double()
+    x = (torch.rand(7, 1, 28, 28, generator=g(0)) < 0.3).double()
+    z = torch.randn(7, 100, generator=g(1)).double()
+
+    assert torch.allclose(torch.cat(model.encode(x), dim=1), encoder(x), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(model.decode(z), decoder(z), rtol=1e-12, atol=1e-12)
+
+    for ours, theirs in ((model.encoder, encoder), (model.decoder, decoder)):
+        argument = x if ours is model.encoder else z
+        ours(argument).square().sum().backward()
+        theirs(argument).square().sum().backward()
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.allclose(p.grad, q.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_point_convolutions_fall_back_on_other_shapes():
+    with training.forked_rng(0):
+        up, down = networks.ConvFromPoint(3, 4, 5, padding=4), networks.ConvToPoint(3, 4, 5)
+    for layer, shape in ((up, (2, 3, 6, 6)), (down, (2, 3, 9, 9))):
+        x = torch.randn(shape, generator=g(0))
+        expected = nn.functional.conv2d(x, layer.weight, layer.bias, padding=layer.padding)
+        assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
+def test_initialisation_is_pytorchs_default_and_depends_on_the_seed_alone():
+    first, again, other = (vae.initialise(networks.MnistVAE, s) for s in (3, 3, 4))
+    same = [torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+    weight = first.encoder[3].weight  # Kaiming uniform with a = √5: bound 1/√fan_in
+    assert weight.abs().max() <= 1 / math.sqrt(32 * 9) and weight.abs().max() > 0.99 / math.sqrt(32 * 9)
+
+
+def test_bernoulli_log_likelihood_is_that_of_torch_distributions():
+    logits = 5 * torch.randn(6, 1, 28, 28, generator=g(0), dtype=torch.float64)
+    x = (torch.rand(6, 1, 28, 28, generator=g(1)) < 0.5).double()
+    expected = Bernoulli(logits=logits).log_prob(x).sum(dim=(1, 2, 3))
+    assert torch.allclose(vae.bernoulli_log_likelihood(logits, x), expected, rtol=1e-12)
+
+
+def test_bernoulli_log_likelihood_survives_a_sure_decoder():
+    logits = torch.tensor([[[[200.0, -200.0]]], [[[200.0, -200.0]]]])
+    x = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 1.0]]]])
+    assert vae.bernoulli_log_likelihood(logits, x).tolist() == [0.0, -400.0]
+
+
+def test_gaussian_kl_is_the_closed_form_and_the_expectation():
+    mean, logvar = torch.randn(2, 5, 100, generator=g(0), dtype=torch.float64)
+    kl = vae.gaussian_kl(mean, logvar)
+    expected = kl_divergence(Normal(mean, torch.exp(0.5 * logvar)), Normal(0.0, 1.0))
+    assert torch.allclose(kl, expected, rtol=1e-10)
+    # A second method that shares no formula with the first: the expectation of log q − log p.
+    q, p = Normal(mean[0, :3], torch.exp(0.5 * logvar[0, :3])), Normal(0.0, 1.0)
+    z = vae.reparametrise(mean[0, :3], logvar[0, :3], torch.randn(200_000, 3, generator=g(1), dtype=torch.float64))
+    draws = q.log_prob(z) - p.log_prob(z)
+    assert ((draws.mean(dim=0) - kl[0, :3]).abs() < 5 * draws.std(dim=0) / len(draws) ** 0.5).all()
+
+
+def test_kl_is_zero_exactly_at_the_prior():
+    assert vae.gaussian_kl(torch.zeros(1, 4), torch.zeros(1, 4)).abs().max() == 0
+
+
+class LinearGaussianLike(nn.Module):
+    """A VAE with two pixels and one unit, small enough to integrate: logits = w z, q = N(m(x), e^v)."""
+
+    latent = 1
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.5, -0.7], dtype=torch.float64))
+
+    def encode(self, x):
+        mean = (x.flatten(1).double() @ self.w.detach()).unsqueeze(1) * 0.4
+        return mean, torch.full_like(mean, -0.3)
+
+    def decode(self, z):
+        return (z.double() * self.w).view(-1, 1, 1, 2)
+
+
+def test_elbo_is_the_integral_and_below_the_likelihood():
+    model = LinearGaussianLike()
+    x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], dtype=torch.float64).view(3, 1, 1, 2)
+    grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    step = grid[1] - grid[0]
+    log_px_z = torch.stack([vae.bernoulli_log_likelihood(model.decode(grid[:, None]), xi.expand(len(grid), 1, 1, 2))
+                            for xi in x])  # fmt: skip
+    mean, logvar = model.encode(x)
+    q = Normal(mean, torch.exp(0.5 * logvar)).log_prob(grid)
+    p = Normal(0.0, 1.0).log_prob(grid)
+    exact_elbo = ((log_px_z + p - q) * q.exp()).sum(dim=1) * step
+    log_px = torch.logsumexp(log_px_z + p, dim=1) + math.log(step)
+
+    draws = torch.stack([vae.elbo(model, x, torch.randn(3, 1, generator=g(0, i), dtype=torch.float64)).elbo
+                         for i in range(4000)])  # fmt: skip
+    error = draws.std(dim=0) / len(draws) ** 0.5
+    assert ((draws.mean(dim=0) - exact_elbo).abs() < 5 * error).all()
+    assert (exact_elbo < log_px).all()
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(mnist):
+    model = vae.initialise(networks.MnistVAE, 0)
+    images = mnist.valid.images[:130]
+    runs = [vae.evaluate_elbo(model, images, seed=1, batch_size=b) for b in (1, 7, 64, 130)]
+    for other in runs[1:]:
+        assert torch.allclose(runs[0].per_image, other.per_image, rtol=1e-6)
+        assert other.elbo.value == pytest.approx(runs[0].elbo.value, rel=1e-7)
+
+
+def test_evaluation_is_the_mean_over_images_with_its_error(mnist):
+    model = vae.initialise(networks.MnistVAE, 0)
+    found = vae.evaluate_elbo(model, mnist.valid.images[:50], seed=1, samples=3)
+    assert found.elbo.n == 50
+    assert found.elbo.value == pytest.approx(found.per_image.mean().item())
+    assert found.elbo.stderr == pytest.approx(found.per_image.std().item() / 50**0.5)
+    assert found.elbo.value == pytest.approx(found.reconstruction.value - found.kl.value)
+    other = vae.evaluate_elbo(model, mnist.valid.images[:50], seed=2, samples=3)
+    assert other.elbo.value != found.elbo.value
+    assert other.kl.value == pytest.approx(found.kl.value), "the KL is in closed form: no noise in it"
+
+
+@pytest.mark.slow
+def test_training_raises_the_bound_and_leaves_history(mnist):
+    model = vae.initialise(networks.MnistVAE, 0)
+    before = vae.evaluate_elbo(model, mnist.valid.images[:200]).elbo.value
+    history = vae.train(model, mnist.train.images[:2000], mnist.valid.images[:200], epochs=2, batch_size=50,
+                        learning_rate=1e-3)  # fmt: skip
+    steps, valid = history.column("valid_elbo")
+    assert steps.tolist() == [40, 80]
+    assert before < -500 and valid[0] > -260 and valid[1] > valid[0]
+    # Trained weights describe digits better than other pictures: the bound is not a constant.
+    upside_down = vae.evaluate_elbo(model, mnist.valid.images[:200].flip(2, 3).roll(9, 3)).elbo.value
+    assert upside_down < valid[1] - 20
+
+
+def test_an_estimate_prints_as_many_digits_as_it_knows():
+    assert str(estimates.Estimate(-93.5812, 0.2213, 10_000)) == "-93.58 ± 0.22 (n = 10,000)"
+    assert str(estimates.Estimate(1234.56, 34.2, 12)) == "1235 ± 34 (n = 12)"
+
+
+def test_mean_refuses_what_has_no_error_bar():
+    with pytest.raises(ValueError, match="at least two"):
+        estimates.mean(torch.tensor([1.0]))
+    with pytest.raises(ValueError, match=r"value 1 of 3 is nan"):
+        estimates.mean(torch.tensor([1.0, float("nan"), 2.0]))
