@@ -3,16 +3,22 @@
 `binarized-mnist`  embedded and complete: 50,000 / 10,000 / 10,000 images of 28×28 bits with their digits.
                    Each bit was drawn once, 1 with probability v/255 from the grey level v of MNIST.
                    MNIST is by LeCun, Cortes and Burges, licence CC BY-SA 3.0.
+`binarized-mnist-larochelle`  the files most papers report on, drawn once by H. Larochelle: the same digits with
+                   other coin flips, without labels, the test file sorted by digit. From `data_dir`, else
+                   fetched there from their public address.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
 import lzma
 import os
 import pickle
+import urllib.error
+import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +27,7 @@ import numpy as np
 import platformdirs
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .training import generator
 
@@ -33,13 +40,22 @@ MNIST_BYTES_SHA256 = "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2b
 BINARIZED_SHA256 = "36a9925bb6268597d9668ceb29e848094511d8a1b3a7014d55f068ec24224204"
 
 
+# URL, bytes and SHA-256 of Larochelle's files, as TensorFlow Datasets records them (url_checksums).
+LAROCHELLE_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+LAROCHELLE_SHA256 = {
+    "binarized_mnist_train.amat": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    "binarized_mnist_valid.amat": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    "binarized_mnist_test.amat": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+}
+
+
 class DataError(RuntimeError):
     """A data set is missing or damaged; the message says which file and what to do."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """images: (n, channels, height, width) bytes; labels: (n,) digits 0 to 9."""
+    """images: (n, channels, height, width) bytes; labels: (n,) digits 0 to 9, or −1 where none are known."""
 
     images: Tensor
     labels: Tensor
@@ -70,6 +86,15 @@ def data_folder(data_dir: str | Path = "") -> Path:
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("labutils"))
 
 
+def load(name: str, data_dir: str | Path = "") -> DataSet:
+    """The data set called `name`; ValueError listing the known names, DataError when its files are not to be had."""
+    if name == "binarized-mnist":
+        return binarized_mnist()
+    if name == "binarized-mnist-larochelle":
+        return larochelle(data_folder(data_dir))
+    raise ValueError(f"there is no data set {name!r}; choose binarized-mnist or binarized-mnist-larochelle")
+
+
 def binarized_mnist(path: Path = EMBEDDED) -> DataSet:
     """The embedded, statically binarized MNIST. DataError when the file is missing or its hash is wrong."""
     if not path.exists():
@@ -93,6 +118,86 @@ def binarized_mnist(path: Path = EMBEDDED) -> DataSet:
         strict=True,
     )
     return DataSet("binarized-mnist", *(Split(x, y) for x, y in parts), found, "embedded in the package")
+
+
+def larochelle(folder: Path) -> DataSet:
+    """Larochelle's `.amat` files from `folder`; what is missing is fetched into it.
+
+    Raises DataError naming the file, and the line where a file is not 784 zeros and ones a line; or saying how
+    to get a file that is neither there nor can be fetched.
+    """
+    splits, digest = [], hashlib.sha256()
+    for name, sha256 in LAROCHELLE_SHA256.items():
+        path = Path(folder) / name
+        if not path.exists():
+            download(LAROCHELLE_URL + name, path, sha256)
+        content = path.read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+        images = torch.from_numpy(_parse_amat(content, path)).view(-1, 1, 28, 28)
+        splits.append(Split(images, torch.full((len(images),), -1)))
+    return DataSet("binarized-mnist-larochelle", *splits, digest.hexdigest(), f"from {folder}")
+
+
+def _parse_amat(content: bytes, path: Path) -> np.ndarray:
+    """(n, 784) bits of a text file with one image a line."""
+    flat = np.frombuffer(content, np.uint8)
+    if len(flat) and len(flat) % 1568 == 0:  # the published form: digit, blank, digit, … newline
+        table = flat.reshape(-1, 784, 2)
+        blanks = table[:, :, 1].copy()
+        if (blanks[:, -1] == 10).all() and (blanks[:, :-1] == 32).all() and (table[:, :, 0] >> 1 == 24).all():
+            return table[:, :, 0] - 48  # codes 48 and 49 are '0' and '1'
+    rows = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        values = line.split()
+        if len(values) != 784:
+            hint = "; the file is cut: move it away to fetch it again" if number > 1 and len(values) < 784 else ""
+            raise DataError(f"{path}, line {number}: {len(values)} values, expected 784{hint}")
+        try:
+            row = np.array([float(v) for v in values])
+        except ValueError:
+            row = np.array([np.nan])
+        if not np.isin(row, (0, 1)).all():
+            raise DataError(f"{path}, line {number}: a value is neither 0 nor 1; these are not binary images")
+        rows.append(row.astype(np.uint8))
+    if not rows:
+        raise DataError(f"{path} is empty; move it away to fetch it again")
+    return np.stack(rows)
+
+
+def download(url: str, path: Path, sha256: str, timeout_s: float = 10.0) -> None:
+    """Fetch `url` to `path`: with progress, resuming a part already there, checked, and all or nothing.
+
+    The part lies beside as `path.part` until its hash is right. Raises DataError when the address does not
+    answer or the content is not the expected one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    total = 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            resumed = answer.status == 206
+            total = int(answer.headers.get("Content-Length", 0)) + have * resumed
+            bar = tqdm(total=total or None, initial=have * resumed, unit="B", unit_scale=True, desc=path.name)
+            with bar, open(part, "ab" if resumed else "wb") as file:
+                while chunk := answer.read(1 << 16):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: nothing is left to send, the part is whole
+            raise DataError(f"{url} answered {error.code}; put {path.name} into {path.parent} by hand") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(
+            f"{url} cannot be fetched ({error}); call again to resume, or put {path.name} into {path.parent}"
+        ) from error
+    if part.stat().st_size < total:
+        raise DataError(f"{url} ended early, after {part.stat().st_size:,} of {total:,} bytes; call again to resume")
+    found = hashlib.sha256(part.read_bytes()).hexdigest()
+    if found != sha256:
+        part.unlink()
+        raise DataError(f"{url} gave other content than expected (sha256 {found[:12]}…); it was not kept")
+    os.replace(part, path)
 
 
 def random_subset(split: Split, n: int, seed: int = 0) -> Split:

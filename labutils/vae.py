@@ -1,11 +1,18 @@
 """The variational autoencoder: the terms of the ELBO, its evaluation, its training.
 
-Kingma and Welling, "Auto-Encoding Variational Bayes", 2014. Every quantity is in nats per image.
+Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; the likelihood by importance sampling, Burda,
+Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016. Every quantity is in nats per image.
+
+A model has `encode(x)` → mean and log-variance of q(z|x), each (batch, latent), and `decode(z)` → what the
+likelihood needs, of the shape of x; `latent` is the number L of latent units. Functions take the likelihood as an
+argument, Bernoulli by default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +31,16 @@ def bernoulli_log_likelihood(
 ) -> Float[Tensor, "*batch"]:
     """log p(x|z) = Σ_pixels x·l − log(1 + e^l), l the logits; never through probabilities, which saturate."""
     return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(dim=(-3, -2, -1))
+
+
+def gaussian_log_likelihood(
+    mean: Float[Tensor, "*batch c h w"], x: Float[Tensor, "*batch c h w"]
+) -> Float[Tensor, "*batch"]:
+    """log N(x; mean, I), summed over pixels and channels, with its constant: −½(x − mean)² − ½ log 2π each."""
+    return (-0.5 * (x - mean).square() - 0.5 * math.log(2 * math.pi)).sum(dim=(-3, -2, -1))
+
+
+Likelihood = Callable[[Tensor, Tensor], Tensor]
 
 
 def gaussian_kl(
@@ -53,17 +70,22 @@ class Elbo(NamedTuple):
     kl: Float[Tensor, " batch"]
 
 
-def elbo(model: nn.Module, x: Float[Tensor, "batch 1 h w"], noise: Float[Tensor, "batch latent"]) -> Elbo:
+def elbo(
+    model: nn.Module,
+    x: Float[Tensor, "batch c h w"],
+    noise: Float[Tensor, "batch latent"],
+    likelihood: Likelihood = bernoulli_log_likelihood,
+) -> Elbo:
     """One-sample estimate of E_q[log p(x|z)] − KL(q(z|x)‖p(z)), the KL in closed form."""
     mean, logvar = model.encode(x)
     kl = gaussian_kl(mean, logvar).sum(dim=-1)
-    reconstruction = bernoulli_log_likelihood(model.decode(reparametrise(mean, logvar, noise)), x)
+    reconstruction = likelihood(model.decode(reparametrise(mean, logvar, noise)), x)
     return Elbo(reconstruction - kl, reconstruction, kl)
 
 
-def image_noise(seed: int, rows: range | Integer[Tensor, " batch"], *shape: int) -> Float[Tensor, batch * shape]:
+def image_noise(seed: int, row: int, *shape: int, block: int = 0) -> Float[Tensor, "*shape"]:
     """Standard normal noise that belongs to an image: row i gets the same draw in any batch, in any order."""
-    return torch.stack([torch.randn(shape, generator=generator(seed, "image", int(i))) for i in rows])
+    return torch.randn(shape, generator=generator(seed, "image", row, block))
 
 
 class ElboEstimate(NamedTuple):
@@ -76,53 +98,202 @@ class ElboEstimate(NamedTuple):
 @torch.no_grad()
 def evaluate_elbo(
     model: nn.Module,
-    images: Integer[Tensor, "n 1 h w"],
+    images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
     *,
     seed: int = 0,
     samples: int = 1,
     batch_size: int = 500,
+    likelihood: Likelihood = bernoulli_log_likelihood,
 ) -> ElboEstimate:
     """ELBO averaged over a data set, with the standard error over images.
 
-    images: bytes 0 or 1. samples: draws of z per image; more of them only remove noise within an image, which
-    is small beside the spread between images. The result does not depend on `batch_size` beyond rounding.
+    samples: draws of z per image; more of them only remove noise within an image, which is small beside the
+    spread between images. The result does not depend on `batch_size` beyond rounding.
     """
     device = next(model.parameters()).device
     columns: list[list[Tensor]] = [[], [], []]
     for start in range(0, len(images), batch_size):
-        rows = range(start, min(start + batch_size, len(images)))
-        x = images[start : rows.stop].to(device, torch.float32)
-        noise = image_noise(seed, rows, samples, model.latent).to(device)
-        draws = [elbo(model, x, noise[:, s]) for s in range(samples)]
+        x = images[start : start + batch_size].to(device, torch.float32)
+        noise = torch.stack([image_noise(seed, start + i, samples, model.latent) for i in range(len(x))]).to(device)
+        draws = [elbo(model, x, noise[:, s], likelihood) for s in range(samples)]
         for k, column in enumerate(columns):
             column.append(torch.stack([draw[k].double() for draw in draws]).mean(dim=0).cpu())
     per_image = [torch.cat(column) for column in columns]
     return ElboEstimate(*(estimates.mean(column) for column in per_image), per_image[0])
 
 
+# --- the likelihood, by importance sampling ---------------------------------------------------------------
+
+
+def log_normal(
+    z: Float[Tensor, "*#batch latent"],
+    mean: Float[Tensor, "*#batch latent"] | float,
+    logvar: Float[Tensor, "*#batch latent"] | float,
+) -> Float[Tensor, "*batch"]:
+    """log N(z; mean, diag e^logvar), summed over the last dimension; logvar is the log of the *variance*."""
+    logvar = torch.as_tensor(logvar, dtype=z.dtype, device=z.device)
+    return -0.5 * ((z - mean).square() * torch.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(dim=-1)
+
+
+def log_weights(
+    model: nn.Module,
+    x: Float[Tensor, "m c h w"],
+    z: Float[Tensor, "m k latent"],
+    likelihood: Likelihood = bernoulli_log_likelihood,
+) -> Float[Tensor, "m k"]:
+    """log w = log p(x|z) + log p(z) − log q(z|x) of every code: what importance sampling averages.
+
+    x is encoded once; the densities of z are formed and subtracted as logarithms, never exponentiated.
+    """
+    m, k, latent = z.shape
+    mean, logvar = model.encode(x)
+    decoded = model.decode(z.reshape(m * k, latent)).view(m, k, *x.shape[1:])
+    log_px_z = likelihood(decoded, x[:, None].expand_as(decoded))
+    return log_px_z + log_normal(z, 0.0, 0.0) - log_normal(z, mean[:, None], logvar[:, None])
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: nn.Module,
+    x: Float[Tensor, "m d"],
+    z: Float[Tensor, "n k latent"],
+    likelihood: Likelihood = bernoulli_log_likelihood,
+    shape: tuple[int, int, int] = (1, 28, 28),
+) -> Float[Tensor, " m"]:
+    """log p(x) ≈ log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), for codes z_k drawn from q(z|x): the graded function.
+
+    x: M images as rows of D values. z: K codes for each. Returns the M estimates in nats, in float64, by
+    log-sum-exp. In expectation a lower bound on log p(x) that rises with K (Burda et al. 2016, theorem 1).
+    Raises ValueError when x and z disagree on M, or D is not the product of `shape`.
+    """
+    if len(x) != len(z):
+        raise ValueError(f"x holds {len(x)} images and z codes for {len(z)}; expected the same number")
+    if x.shape[1] != math.prod(shape):
+        raise ValueError(f"x has {x.shape[1]} values a row; an image of shape {shape} has {math.prod(shape)}")
+    weights = log_weights(model, x.view(-1, *shape), z, likelihood).double()
+    return torch.logsumexp(weights, dim=1) - math.log(z.shape[1])
+
+
+class LikelihoodEstimate(NamedTuple):
+    """estimate: the mean of per_image, with its standard error over images. Per image: log p(x) and the
+    effective sample size (Σw)²/Σw² of its K weights, from 1 (one code carries all) to K."""
+
+    estimate: Estimate
+    per_image: Float[Tensor, " n"]
+    effective: Float[Tensor, " n"]
+
+
+BLOCK = 50  # codes drawn at a time: fixes both the memory and which noise is which
+
+
+@torch.no_grad()
+def evaluate_log_likelihood(
+    model: nn.Module,
+    images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
+    k: int = 200,
+    *,
+    rows: Integer[Tensor, " n"] | None = None,
+    seed: int = 0,
+    batch_size: int = 20,
+    likelihood: Likelihood = bernoulli_log_likelihood,
+) -> LikelihoodEstimate:
+    """The same estimate for a whole set and any K, drawing the codes itself, in memory that does not grow with K.
+
+    Log-sum-exp runs over blocks of codes: only the running sums of w and w² are kept. rows: numbers the images
+    carry in their data set, so that an image of a subset gets the noise it has in the full set. Neither
+    `batch_size` nor the other images change an image's result beyond rounding.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; expected at least one code per image")
+    device = next(model.parameters()).device
+    rows = torch.arange(len(images)) if rows is None else rows
+    log_p, effective = [], []
+    for start in range(0, len(images), batch_size):
+        x = images[start : start + batch_size].to(device, torch.float32)
+        mean, logvar = (v[:, None] for v in model.encode(x))
+        first = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
+        second = first.clone()  # log Σw and log Σw²
+        for block, done in enumerate(range(0, k, BLOCK)):
+            count = min(BLOCK, k - done)
+            draws = [image_noise(seed, int(r), BLOCK, model.latent, block=block) for r in rows[start : start + len(x)]]
+            z = reparametrise(mean, logvar, torch.stack(draws)[:, :count].to(device))
+            w = log_weights(model, x, z, likelihood).double()
+            first = torch.logaddexp(first, torch.logsumexp(w, dim=1))
+            second = torch.logaddexp(second, torch.logsumexp(2 * w, dim=1))
+        log_p.append((first - math.log(k)).cpu())
+        effective.append(torch.exp(2 * first - second).cpu())
+    per_image = torch.cat(log_p)
+    return LikelihoodEstimate(estimates.mean(per_image), per_image, torch.cat(effective))
+
+
+def correct_to_all(
+    elbo_of_all: Float[Tensor, " n"], log_p: Float[Tensor, " m"], rows: Integer[Tensor, " m"]
+) -> Estimate:
+    """Mean log p(x) over all n images from m of them: mean ELBO of all + mean of (log p − ELBO) on the subset.
+
+    The difference varies a few nats between images where log p itself varies by twenty, so m = 1,000 of
+    n = 10,000 costs little. The standard error is that of the mean over images like these (variances of both
+    means, and their covariance: the subset is part of all).
+    """
+    n, m = len(elbo_of_all), len(log_p)
+    part = elbo_of_all.double()[rows]
+    difference = log_p.double() - part
+    if m == n:
+        return estimates.mean(log_p)
+    variance = elbo_of_all.double().var() / n + difference.var() / m
+    variance += 2 * torch.cov(torch.stack([part, difference]))[0, 1] / n
+    return Estimate((elbo_of_all.double().mean() + difference.mean()).item(), variance.clamp(min=0).sqrt().item(), n)
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. schedule: `constant`, or `one-cycle`: a linear rise to the rate, then a cosine to zero."""
+
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    schedule: str = "constant"
+    warm_up: float = 0.1  # share of the steps
+
+    def factor(self, step: int, total: int) -> float:
+        """Share of the learning rate at a step."""
+        if self.schedule == "constant":
+            return 1.0
+        rise = self.warm_up * total
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
+
+
+RECIPES = {"baseline": Recipe(), "tuned": Recipe(learning_rate=2e-3, schedule="one-cycle")}
+
+
 def train(
     model: nn.Module,
     train_images: Integer[Tensor, "n 1 h w"],
     valid_images: Integer[Tensor, "m 1 h w"],
+    recipe: Recipe,
     *,
     epochs: int,
-    batch_size: int = 64,
-    learning_rate: float = 3e-4,
     seed: int = 0,
     checkpoint: Path | None = None,
-    recipe: Mapping[str, object] | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> History:
-    """Maximise the ELBO with Adam at a constant rate, the assignment's recipe; training ends in `model`.
+    """Maximise the ELBO with Adam; training ends in `model`.
 
     After every epoch the ELBO of all validation images joins the history (`valid_elbo`, `valid_kl`, …); the
     rows `loss`, `kl`, `reconstruction` are means over training batches. With `checkpoint` the training
-    resumes exactly where it was cut. `recipe`: further plain values that the checkpoint must agree with, such
+    resumes exactly where it was cut. `about`: further plain values that the checkpoint must agree with, such
     as the hash of the data.
     """
     device = next(model.parameters()).device
-    batches = Batches(len(train_images), batch_size, seed)
+    batches = Batches(len(train_images), recipe.batch_size, seed)
+    total = epochs * batches.per_epoch
     images = train_images.to(device)
-    optimiser = torch.optim.Adam(model.parameters(), learning_rate)
+    optimiser = torch.optim.Adam(model.parameters(), recipe.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: recipe.factor(i, total))
 
     def step(i: int) -> dict[str, Tensor]:
         x = images[batches(i).to(device)].float()
@@ -132,18 +303,19 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
+        schedule.step()
         return {"loss": loss, "reconstruction": terms.reconstruction.mean(), "kl": terms.kl.mean()}
 
     def evaluate() -> dict[str, float]:
         found = evaluate_elbo(model, valid_images, seed=seed)
         return {f"valid_{name}": getattr(found, name).value for name in ("elbo", "reconstruction", "kl")}
 
-    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    settings = asdict(recipe) | {"epochs": epochs, "seed": seed, "latent": model.latent, "images": len(train_images)}
     return fit(
         step,
-        epochs * batches.per_epoch,
-        parts={"model": model, "optimiser": optimiser},
-        recipe=settings | {"latent": model.latent, "images": len(train_images)} | dict(recipe or {}),
+        total,
+        parts={"model": model, "optimiser": optimiser, "schedule": schedule},
+        recipe=settings | dict(about or {}),
         checkpoint=checkpoint,
         evaluate=evaluate,
         evaluate_every=batches.per_epoch,

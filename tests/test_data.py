@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import http.server
 import lzma
 import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -124,3 +129,142 @@ def test_torchvisions_files_give_the_same_bits(mnist_wheel, tmp_path):
         header = (0x801).to_bytes(4, "big") + n.to_bytes(4, "big")
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(header + labels[rows].tobytes())
     assert data.build_binarized_mnist(tmp_path, tmp_path / "again.xz") == data.BINARIZED_SHA256
+
+
+# --- Larochelle's files -----------------------------------------------------------------------------------
+
+
+def amat(images: torch.Tensor) -> bytes:
+    return b"".join(b" ".join(b"%d" % v for v in row) + b"\n" for row in images.flatten(1).tolist())
+
+
+@pytest.fixture
+def larochelle_folder(tmp_path, mnist, monkeypatch):
+    """A folder with three small files of the published form, and the hashes that go with them."""
+    names = list(data.LAROCHELLE_SHA256)
+    contents = {n: amat(mnist.train.images[50 * i : 50 * i + 50]) for i, n in enumerate(names)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(data, "LAROCHELLE_SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in contents.items()})
+    return tmp_path
+
+
+def test_larochelle_files_are_read_exactly(larochelle_folder, mnist):
+    found = data.load("binarized-mnist-larochelle", larochelle_folder)
+    assert torch.equal(found.train.images, mnist.train.images[:50])
+    assert torch.equal(found.test.images, mnist.train.images[100:150])
+    assert (found.test.labels == -1).all()
+
+
+def test_other_white_space_reads_the_same(larochelle_folder, mnist):
+    name = next(iter(data.LAROCHELLE_SHA256))
+    text = (larochelle_folder / name).read_bytes().replace(b"\n", b" \r\n").replace(b"1 ", b"1.0  ")
+    (larochelle_folder / name).write_bytes(text)
+    assert torch.equal(data.larochelle(larochelle_folder).train.images, mnist.train.images[:50])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t[: 1568 * 20 + 300], r"train\.amat, line 21: 150 values, expected 784; the file is cut"),
+        (lambda t: t[: 1568 * 3] + b"0 1 0\n" + t[1568 * 3 :], r"train\.amat, line 4: 3 values, expected 784"),
+        (lambda t: t[:1568] + b"7" + t[1569:], r"train\.amat, line 2: a value is neither 0 nor 1"),
+        (lambda t: t[:1568] + b"x" + t[1569:], r"train\.amat, line 2: a value is neither 0 nor 1"),
+        (lambda t: b"", r"train\.amat is empty"),
+    ],
+)
+def test_a_damaged_amat_names_file_and_line(larochelle_folder, damage, message):
+    file = larochelle_folder / "binarized_mnist_train.amat"
+    file.write_bytes(damage(file.read_bytes()))
+    before = file.read_bytes()
+    with pytest.raises(data.DataError, match=message):
+        data.larochelle(larochelle_folder)
+    assert file.read_bytes() == before
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `files` with ranges; `cut` sends only so many bytes of an answer and hangs up."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    cut: ClassVar[list[int]] = []
+    asked: ClassVar[list[str | None]] = []
+
+    def do_GET(self):
+        content = self.files.get(self.path.lstrip("/"))
+        if content is None:
+            return self.send_error(404)
+        asked = self.headers.get("Range")
+        self.asked.append(asked)
+        start = int(asked.split("=")[1].rstrip("-")) if asked else 0
+        if start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        self.wfile.write(body[: self.cut.pop(0)] if self.cut else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    Server.files, Server.cut, Server.asked = {}, [], []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        monkeypatch.setattr(data, "LAROCHELLE_URL", f"http://127.0.0.1:{running.server_port}/")
+        yield Server
+        running.shutdown()
+
+
+def test_missing_files_are_fetched_checked_and_kept(larochelle_folder, server, tmp_path):
+    server.files = {n: (larochelle_folder / n).read_bytes() for n in data.LAROCHELLE_SHA256}
+    found = data.load("binarized-mnist-larochelle", tmp_path / "cache")
+    assert len(found.train) == 50 and len(server.asked) == 3
+    data.load("binarized-mnist-larochelle", tmp_path / "cache")
+    assert len(server.asked) == 3, "fetched once"
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_a_cut_download_resumes_where_it_stopped(larochelle_folder, server, tmp_path):
+    server.files = {n: (larochelle_folder / n).read_bytes() for n in data.LAROCHELLE_SHA256}
+    server.cut = [1000]
+    with pytest.raises(data.DataError, match="call again to resume"):
+        data.larochelle(tmp_path / "cache")
+    data.larochelle(tmp_path / "cache")
+    assert server.asked[1].startswith("bytes=") and server.asked[1] != "bytes=0-"
+
+
+def test_a_whole_part_is_taken_without_fetching_more(larochelle_folder, server, tmp_path):
+    name, content = next((n, (larochelle_folder / n).read_bytes()) for n in data.LAROCHELLE_SHA256)
+    server.files = {name: content}
+    (tmp_path / f"{name}2.part").write_bytes(content)
+    data.download(data.LAROCHELLE_URL + name, tmp_path / f"{name}2", data.LAROCHELLE_SHA256[name])
+    assert (tmp_path / f"{name}2").read_bytes() == content
+
+
+def test_other_content_is_not_kept(larochelle_folder, server, tmp_path):
+    server.files = dict.fromkeys(data.LAROCHELLE_SHA256, b"<html>sign in to the hotel network</html>")
+    with pytest.raises(data.DataError, match="other content than expected"):
+        data.larochelle(tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/", "http://host.invalid/"])
+def test_without_network_an_error_within_seconds_says_what_to_do(address, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "LAROCHELLE_URL", address)
+    started = time.monotonic()
+    with pytest.raises(data.DataError, match=r"cannot be fetched .* put binarized_mnist_train.amat into"):
+        data.larochelle(tmp_path)
+    assert time.monotonic() - started < 15
+
+
+def test_a_missing_page_says_what_to_do(server, tmp_path):
+    with pytest.raises(data.DataError, match="answered 404; put binarized_mnist_train.amat into"):
+        data.larochelle(tmp_path)
+
+
+def test_an_unknown_data_set_lists_the_known():
+    with pytest.raises(ValueError, match="no data set 'mnist'; choose binarized-mnist or"):
+        data.load("mnist")

@@ -175,7 +175,8 @@ training.fit = vae.fit = lambda *a, **k: fit(*a, **{**k, "save_every_s": 0.3})
 images = data.binarized_mnist().train.images
 model = vae.initialise(networks.MnistVAE, 0)
 print("ready", flush=True)
-vae.train(model, images[:1500], images[1500:1600], epochs=4, batch_size=50, checkpoint=Path(sys.argv[1]))
+recipe = vae.Recipe(batch_size=50, schedule="one-cycle")
+vae.train(model, images[:1500], images[1500:1600], recipe, epochs=4, checkpoint=Path(sys.argv[1]))
 torch.save(model.state_dict(), sys.argv[2])
 """
 

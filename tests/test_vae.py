@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -162,14 +163,23 @@ def test_evaluation_is_the_mean_over_images_with_its_error(mnist):
 def test_training_raises_the_bound_and_leaves_history(mnist):
     model = vae.initialise(networks.MnistVAE, 0)
     before = vae.evaluate_elbo(model, mnist.valid.images[:200]).elbo.value
-    history = vae.train(model, mnist.train.images[:2000], mnist.valid.images[:200], epochs=2, batch_size=50,
-                        learning_rate=1e-3)  # fmt: skip
+    recipe = vae.Recipe(batch_size=50, learning_rate=1e-3)
+    history = vae.train(model, mnist.train.images[:2000], mnist.valid.images[:200], recipe, epochs=2)
     steps, valid = history.column("valid_elbo")
     assert steps.tolist() == [40, 80]
     assert before < -500 and valid[0] > -260 and valid[1] > valid[0]
     # Trained weights describe digits better than other pictures: the bound is not a constant.
     upside_down = vae.evaluate_elbo(model, mnist.valid.images[:200].flip(2, 3).roll(9, 3)).elbo.value
     assert upside_down < valid[1] - 20
+
+
+def test_schedules():
+    constant, cycle = vae.Recipe(), vae.Recipe(schedule="one-cycle", warm_up=0.25)
+    assert {constant.factor(i, 100) for i in range(100)} == {1.0}
+    factors = [cycle.factor(i, 100) for i in range(100)]
+    assert factors[24] == 1.0 and factors[0] == pytest.approx(0.04) and factors[99] < 0.001
+    assert all(a < b for a, b in itertools.pairwise(factors[:25]))
+    assert all(a > b for a, b in itertools.pairwise(factors[25:]))
 
 
 def test_an_estimate_prints_as_many_digits_as_it_knows():

@@ -1,0 +1,193 @@
+"""Importance sampling against a VAE whose log p(x) is known exactly, and each known mistake against the truth."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import MultivariateNormal, Normal
+
+from labutils import networks, training, vae
+
+g = training.generator
+D, L = 6, 3
+SHAPE = (1, 2, 3)
+
+
+class LinearGaussian(nn.Module):
+    """x = Wz + ε, ε ~ N(0, I): p(x) = N(0, WWᵀ + I), and the exact posterior is N(mean(x), diag) when the
+    columns of W are orthogonal. `spread` scales q's standard deviation away from the optimum."""
+
+    latent = L
+
+    def __init__(self, spread=1.0, shift=0.0):
+        super().__init__()
+        basis = torch.linalg.qr(torch.randn(D, L, generator=g(0), dtype=torch.float64)).Q
+        self.w = nn.Parameter(basis * torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64))
+        self.spread, self.shift = spread, shift
+
+    def encode(self, x):
+        precision = 1 + self.w.square().sum(dim=0)
+        mean = (x.flatten(1).double() @ self.w) / precision + self.shift
+        return mean, (-precision.log() + 2 * math.log(self.spread)).expand_as(mean)
+
+    def decode(self, z):
+        return (z.double() @ self.w.T).view(-1, *SHAPE)
+
+    def log_p(self, x):
+        covariance = self.w @ self.w.T + torch.eye(D, dtype=torch.float64)
+        return MultivariateNormal(torch.zeros(D, dtype=torch.float64), covariance).log_prob(x.flatten(1).double())
+
+
+def draws(model, x, k, seed=1):
+    mean, logvar = model.encode(x.view(-1, *SHAPE))
+    noise = torch.randn(len(x), k, L, generator=g(seed), dtype=torch.float64)
+    return vae.reparametrise(mean[:, None], logvar[:, None], noise).detach()
+
+
+@pytest.fixture
+def x():
+    return 1.5 * torch.randn(40, D, generator=g(2), dtype=torch.float64)
+
+
+GAUSSIAN = {"likelihood": vae.gaussian_log_likelihood, "shape": SHAPE}
+
+
+def test_with_the_exact_posterior_one_code_is_enough(x):
+    model = LinearGaussian()
+    for k in (1, 7):
+        got = vae.log_likelihood(model, x, draws(model, x, k), **GAUSSIAN)
+        assert torch.allclose(got, model.log_p(x).detach(), atol=1e-10)
+
+
+def test_with_a_wrong_posterior_it_converges_to_the_truth(x):
+    model = LinearGaussian(spread=1.4, shift=0.2)
+    truth = model.log_p(x).detach()
+    errors = [(vae.log_likelihood(model, x, draws(model, x, k), **GAUSSIAN) - truth).mean().item()
+              for k in (1, 10, 100, 20_000)]  # fmt: skip
+    assert errors[0] < errors[1] < errors[2] < 0.01, "a lower bound that rises with K"
+    assert abs(errors[3]) < 0.002
+    elbo = vae.evaluate_elbo(model, x.view(-1, *SHAPE), samples=200, likelihood=vae.gaussian_log_likelihood)
+    assert (elbo.per_image < truth).double().mean() > 0.9 and elbo.elbo.value < truth.mean()
+    assert errors[0] == pytest.approx(elbo.elbo.value - truth.mean().item(), abs=0.1), "K = 1 is the ELBO"
+
+
+def test_the_densities_are_those_of_torch_distributions():
+    z, mean, logvar = torch.randn(3, 4, 5, L, generator=g(3), dtype=torch.float64)
+    expected = Normal(mean, torch.exp(0.5 * logvar)).log_prob(z).sum(dim=-1)
+    assert torch.allclose(vae.log_normal(z, mean, logvar), expected)
+    assert torch.allclose(vae.log_normal(z, 0.0, 0.0), Normal(0.0, 1.0).log_prob(z).sum(dim=-1))
+    a, b = torch.randn(2, 4, *SHAPE, generator=g(4), dtype=torch.float64)
+    assert torch.allclose(vae.gaussian_log_likelihood(a, b), Normal(a, 1.0).log_prob(b).sum(dim=(1, 2, 3)))
+
+
+def test_streaming_is_the_graded_function_with_the_same_codes():
+    model = vae.initialise(networks.MnistVAE, 0)
+    images = (torch.rand(5, 1, 28, 28, generator=g(5)) < 0.2).to(torch.uint8)
+    k = 2 * vae.BLOCK + 7
+    found = vae.evaluate_log_likelihood(model, images, k, seed=3)
+    with torch.no_grad():
+        mean, logvar = model.encode(images.float())
+    blocks = [torch.stack([vae.image_noise(3, i, vae.BLOCK, 100, block=b) for i in range(5)]) for b in range(3)]
+    z = vae.reparametrise(mean[:, None], logvar[:, None], torch.cat(blocks, dim=1)[:, :k])
+    expected = vae.log_likelihood(model, images.flatten(1).float(), z)
+    assert torch.allclose(found.per_image, expected, rtol=1e-6)
+    with torch.no_grad():
+        w = torch.softmax(vae.log_weights(model, images.float(), z).double(), dim=1)
+    assert torch.allclose(found.effective, 1 / w.square().sum(dim=1), rtol=1e-3)
+    assert ((found.effective >= 1) & (found.effective <= k)).all()
+
+
+def test_an_image_gets_the_same_number_in_any_batch_and_any_subset(mnist):
+    model = vae.initialise(networks.MnistVAE, 0)
+    images = mnist.valid.images[:12]
+    whole = vae.evaluate_log_likelihood(model, images, 60, batch_size=12).per_image
+    for size in (1, 5):
+        assert torch.allclose(
+            whole, vae.evaluate_log_likelihood(model, images, 60, batch_size=size).per_image, rtol=1e-6
+        )
+    rows = torch.tensor([7, 2, 11])
+    part = vae.evaluate_log_likelihood(model, images[rows], 60, rows=rows).per_image
+    assert torch.allclose(whole[rows], part, rtol=1e-6)
+
+
+def test_no_underflow_where_probabilities_would(mnist):
+    model = vae.initialise(networks.MnistVAE, 0)
+    found = vae.evaluate_log_likelihood(model, mnist.valid.images[:3], 10)
+    assert (found.per_image < -400).all() and torch.isfinite(found.per_image).all()
+
+
+def test_wrong_shapes_are_named():
+    model = vae.initialise(networks.MnistVAE, 0)
+    with pytest.raises(ValueError, match="x holds 2 images and z codes for 3"):
+        vae.log_likelihood(model, torch.zeros(2, 784), torch.zeros(3, 4, 100))
+    with pytest.raises(ValueError, match="x has 783 values a row"):
+        vae.log_likelihood(model, torch.zeros(2, 783), torch.zeros(2, 4, 100))
+    with pytest.raises(ValueError, match="k is 0"):
+        vae.evaluate_log_likelihood(model, torch.zeros(2, 1, 28, 28), 0)
+
+
+def mistakes():
+    """Each known mistake alone, applied to log p(x|z), log p(z), log q(z|x), each (M, K)."""
+    k_mean = lambda w: torch.logsumexp(w, dim=1) - math.log(w.shape[1])  # noqa: E731
+    return {
+        "sign of the likelihood": lambda a, b, c: k_mean(-a + b - c),
+        "prior forgotten": lambda a, b, c: k_mean(a - c),
+        "q multiplied": lambda a, b, c: k_mean(a + b + c),
+        "not divided by K": lambda a, b, c: torch.logsumexp(a + b - c, dim=1),
+        "mean of logarithms": lambda a, b, c: (a + b - c).mean(dim=1),
+        "mean over the batch too": lambda a, b, c: (torch.logsumexp((a + b - c).flatten(), 0) - math.log(a.numel()))
+        .expand(len(a)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", mistakes())
+def test_each_mistake_would_be_caught(x, name):
+    """The oracle above is sharp: every mistake misses the exact value by far more than its tolerance."""
+    model = LinearGaussian(spread=1.4, shift=0.2)
+    k = 2000
+    z = draws(model, x, k)
+    mean, logvar = model.encode(x.view(-1, *SHAPE))
+    decoded = model.decode(z.view(-1, L)).view(len(x), k, *SHAPE)
+    a = vae.gaussian_log_likelihood(decoded, x.view(-1, 1, *SHAPE).expand_as(decoded))
+    b, c = vae.log_normal(z, 0.0, 0.0), vae.log_normal(z, mean[:, None], logvar[:, None])
+    truth = model.log_p(x)
+    right = torch.logsumexp(a + b - c, dim=1) - math.log(k)
+    assert (right - truth).abs().mean() < 0.02
+    assert (mistakes()[name](a, b, c) - truth).abs().mean() > 0.1
+
+
+def test_subset_correction_is_unbiased_and_its_error_is_right():
+    """Simulated: log p = ELBO + 6 ± 2; many random subsets of one population."""
+    n, m, population = 2000, 100, 400
+    estimates, errors = [], []
+    for i in range(population):
+        draw = g(6, i)
+        elbo = -95 + 22 * torch.randn(n, generator=draw, dtype=torch.float64)
+        log_p = elbo + 6 + 2 * torch.randn(n, generator=draw, dtype=torch.float64) - 0.03 * (elbo + 95)
+        rows = torch.randperm(n, generator=draw)[:m]
+        found = vae.correct_to_all(elbo, log_p[rows], rows)
+        estimates.append(found.value)
+        errors.append(found.stderr)
+    spread = torch.tensor(estimates).std().item()
+    assert sum(estimates) / population == pytest.approx(-89, abs=4 * spread / population**0.5)
+    assert sum(errors) / population == pytest.approx(spread, rel=0.15)
+    assert sum(errors) / population < 0.3 * 22 / m**0.5, "far smaller than the subset's own error"
+    every = torch.arange(n)
+    assert vae.correct_to_all(elbo, log_p, every).value == pytest.approx(log_p.mean().item())
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_k(mnist):
+    import resource
+
+    model = vae.initialise(networks.MnistVAE, 0)
+
+    def peak(k):
+        vae.evaluate_log_likelihood(model, mnist.valid.images[:40], k, batch_size=20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    small = peak(2 * vae.BLOCK)
+    assert peak(20 * vae.BLOCK) < small + 60, "megabytes"
