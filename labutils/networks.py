@@ -8,6 +8,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class _FastELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y = torch.clamp_max(x, 0).exp_().sub_(1)
+        torch.maximum(x, y, out=y)  # e^x − 1 ≥ x everywhere, so the larger of both is x where x > 0
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, True, ctx.saved_tensors[0])
+
+
+class ELU(nn.Module):
+    """max(x, e^{min(x, 0)} − 1): PyTorch's ELU, computed on the CPU with exp in place of its slow expm1.
+
+    Equal to rounding: the absolute error near 0 is that of float32 at 1, 6e-8.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _FastELU.apply(x) if x.device.type == "cpu" else F.elu(x)
+
+
 class ConvFromPoint(nn.Conv2d):
     """A convolution whose input is one pixel and whose padding is kernel − 1, computed as a linear map.
 
@@ -51,16 +74,16 @@ class MnistVAE(nn.Module):
         super().__init__()
         self.latent = latent
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, 32, 3), nn.ELU(inplace=True), nn.AvgPool2d(2),  # 28 → 26 → 13
-            nn.Conv2d(32, 64, 3), nn.ELU(inplace=True), nn.AvgPool2d(2),  # → 11 → 5
-            ConvToPoint(64, 256, 5), nn.ELU(inplace=True), nn.Flatten(),  # → 1
+            nn.Conv2d(1, 32, 3), ELU(), nn.AvgPool2d(2),  # 28 → 26 → 13
+            nn.Conv2d(32, 64, 3), ELU(), nn.AvgPool2d(2),  # → 11 → 5
+            ConvToPoint(64, 256, 5), ELU(), nn.Flatten(),  # → 1
             nn.Linear(256, 2 * latent),
         )  # fmt: skip
         self.decoder = nn.Sequential(
-            nn.Linear(latent, 256), nn.ELU(inplace=True), nn.Unflatten(1, (256, 1, 1)),
-            ConvFromPoint(256, 64, 5, padding=4), nn.ELU(inplace=True), _upsample(),  # 1 → 5 → 10
-            nn.Conv2d(64, 32, 3, padding=2), nn.ELU(inplace=True), _upsample(),  # → 12 → 24
-            nn.Conv2d(32, 16, 3, padding=2), nn.ELU(inplace=True),  # → 26
+            nn.Linear(latent, 256), ELU(), nn.Unflatten(1, (256, 1, 1)),
+            ConvFromPoint(256, 64, 5, padding=4), ELU(), _upsample(),  # 1 → 5 → 10
+            nn.Conv2d(64, 32, 3, padding=2), ELU(), _upsample(),  # → 12 → 24
+            nn.Conv2d(32, 16, 3, padding=2), ELU(),  # → 26
             nn.Conv2d(16, 1, 3, padding=2),  # → 28
         )  # fmt: skip
         self.to(memory_format=torch.channels_last)

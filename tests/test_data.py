@@ -261,7 +261,7 @@ def test_without_network_an_error_within_seconds_says_what_to_do(address, tmp_pa
 
 
 def test_a_missing_page_says_what_to_do(server, tmp_path):
-    with pytest.raises(data.DataError, match="answered 404; put binarized_mnist_train.amat into"):
+    with pytest.raises(data.DataError, match=r"answered 404; put binarized_mnist_train\.amat into"):
         data.larochelle(tmp_path)
 
 

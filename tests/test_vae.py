@@ -63,6 +63,21 @@ def test_point_convolutions_fall_back_on_other_shapes():
         assert torch.allclose(layer(x), expected, atol=1e-6)
 
 
+def test_the_fast_elu_is_pytorchs():
+    x = torch.cat([torch.linspace(-30, 30, 10_001, dtype=torch.float64), torch.tensor([0.0, 1e-9, -1e-9])])
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    a, b = networks.ELU()(ours), nn.functional.elu(theirs)
+    assert torch.allclose(a, b, rtol=1e-12, atol=1e-15)
+    a.sin().sum().backward()
+    b.sin().sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-12)
+    single = x.float()
+    assert (networks.ELU()(single) - nn.functional.elu(single)).abs().max() < 1.3e-7
+    assert torch.autograd.gradcheck(
+        networks.ELU(), torch.tensor([-2.0, -0.5, 0.7], dtype=torch.float64).requires_grad_()
+    )
+
+
 def test_initialisation_is_pytorchs_default_and_depends_on_the_seed_alone():
     first, again, other = (vae.initialise(networks.MnistVAE, s) for s in (3, 3, 4))
     same = [torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True)]
