@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
 from torch.nn import functional as F
 
 
@@ -98,3 +101,35 @@ class MnistVAE(nn.Module):
     def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 1 28 28"]:
         """Logits of p(x=1|z), pixel by pixel."""
         return self.decoder(z)
+
+
+class LinearGaussianVAE(nn.Module):
+    """A VAE whose log p(x) is known: x = Wz + ε, ε ~ N(0, I), so p(x) = N(0, WWᵀ + I). An oracle, not a model.
+
+    The columns of W are orthogonal, so the exact posterior is N(mean(x), diag) and q can equal it. spread and
+    shift move q away: its standard deviation is `spread` times the exact one, its mean is off by `shift`.
+    Images have shape (1, 2, 3), and the likelihood is `vae.gaussian_log_likelihood`. Everything is float64.
+    """
+
+    shape = (1, 2, 3)
+    latent = 3
+
+    def __init__(self, spread: float = 1.0, shift: float = 0.0):
+        super().__init__()
+        angles = torch.arange(18, dtype=torch.float64).view(6, 3).cos()
+        scales = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)
+        self.register_parameter("w", nn.Parameter(torch.linalg.qr(angles).Q * scales, requires_grad=False))
+        self.spread, self.shift = spread, shift
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        precision = 1 + self.w.square().sum(dim=0)
+        mean = (x.flatten(1).double() @ self.w) / precision + self.shift
+        return mean, (2 * math.log(self.spread) - precision.log()).expand_as(mean)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (z.double() @ self.w.T).view(-1, *self.shape)
+
+    def log_p(self, x: Float[Tensor, "batch 1 2 3"]) -> Float[Tensor, " batch"]:
+        """The exact log p(x) in nats."""
+        covariance = self.w @ self.w.T + torch.eye(6, dtype=torch.float64)
+        return MultivariateNormal(torch.zeros(6, dtype=torch.float64), covariance).log_prob(x.flatten(1).double())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from .estimates import Estimate
 from .training import History
 
 # Okabe and Ito's palette, told apart with every common form of colour blindness.
@@ -50,38 +51,108 @@ def show(fig: Figure, folder: Path, name: str, caption: str) -> None:
     display(Image(data=png, width=int(fig.get_figwidth() * DPI / 2), alt=caption), Markdown(f"*{caption}*"))
 
 
-def png_bytes(fig: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        fig.savefig(buffer, dpi=DPI)
-    return buffer.getvalue()
-
-
 # --- problem 2 --------------------------------------------------------------------------------------
 
 
-def elbo_curves(history: History, steps_per_epoch: int, target: float | None = None) -> Figure:
-    """Left: ELBO of training batches and of the validation set by epoch. Right: its two terms."""
-    fig, (left, right) = figure(8.4, 3.4, columns=2)
+def vae_curves(history: History, steps_per_epoch: int, target: float | None = None) -> Figure:
+    """ELBO, reconstruction and KL after every epoch, on training and validation images, in nats per image."""
+    fig, axes = figure(9.0, 3.2, columns=3)
     with rc_context(STYLE):
-        steps, loss = history.column("loss")
-        left.plot(steps / steps_per_epoch, -loss, color=SKY, linewidth=0.9, label="training batches")
-        steps, valid = history.column("valid_elbo")
-        left.plot(steps / steps_per_epoch, valid, "o-", color=BLUE, label="validation set")
+        for ax, term, title in zip(axes, ("elbo", "reconstruction", "kl"), TERMS, strict=True):
+            for split, label, style in SPLITS:
+                steps, values = history.column(f"{split}_{term}")
+                ax.plot(steps / steps_per_epoch, values, label=label, **style)
+            ax.set(title=title, xlabel="epoch", ylabel="nats per image", xlim=(0, None))
+            ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         if target is not None:
-            left.axhline(target, color=BLACK, linestyle=":", linewidth=1.2)
-            left.annotate(f"the assignment asks {target:g}", (steps[-1] / steps_per_epoch, target), (0, 4),
-                          textcoords="offset points", ha="right", fontsize=8.5)  # fmt: skip
-        bottom = min(valid.min(), -loss[len(loss) // 20 :].min()) - 1
-        left.set(title="ELBO", xlabel="epoch", ylabel="nats per image", ylim=(bottom, None), xlim=(0, None))
-        left.legend(loc="lower right")
-        steps, kl = history.column("valid_kl")
-        right.plot(steps / steps_per_epoch, -history.column("valid_reconstruction")[1], "s-", color=ORANGE,
-                   label="−reconstruction  −E log p(x|z)")  # fmt: skip
-        right.plot(steps / steps_per_epoch, kl, "^-", color=GREEN, label="KL(q(z|x) ‖ p(z))")
-        right.set(title="its two terms, validation", xlabel="epoch", ylabel="nats per image", ylim=(0, None),
-                  xlim=(0, None))  # fmt: skip
-        right.legend(loc="center right")
+            axes[0].axhline(target, color=BLACK, linestyle=":", linewidth=1.2)
+            axes[0].annotate(f"asked: −{-target:g}", (0, target), (3, 3), textcoords="offset points", fontsize=8.5)
+        axes[0].legend(loc="lower right")
+    return fig
+
+
+TERMS = ("ELBO", "reconstruction  E log p(x|z)", "KL(q(z|x) ‖ p(z))")
+SPLITS = (
+    ("train", "training images", {"color": SKY, "marker": "s"}),
+    ("valid", "validation images", {"color": BLUE, "marker": "o"}),
+)
+
+
+def recipe_curves(curves: dict[str, dict[str, list[float]]], report: float) -> Figure:
+    """Validation and training ELBO of several recipes by epoch, and the report's final value.
+
+    curves: recipe → {"epoch": …, "train_elbo": …, "valid_elbo": …}.
+    """
+    fig, ax = figure(7.0, 3.4)
+    with rc_context(STYLE):
+        for (name, curve), color in zip(curves.items(), (ORANGE, BLUE, GREEN), strict=False):
+            ax.plot(curve["epoch"], curve["valid_elbo"], "o-", color=color, label=f"{name}, validation")
+            ax.plot(curve["epoch"], curve["train_elbo"], "--", color=color, linewidth=1.2, label=f"{name}, training")
+        ax.axhline(report, color=BLACK, linestyle=":", linewidth=1.2)
+        ax.annotate(
+            f"the report, validation: −{-report:g}", (0, report), (3, 3), textcoords="offset points", fontsize=8.5
+        )
+        low = min(min(c["valid_elbo"][1:]) for c in curves.values())
+        ax.set(title="ELBO of two recipes", xlabel="epoch", ylabel="nats per image", xlim=(0, None), ylim=(low, None))
+        ax.legend(loc="lower right")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return fig
+
+
+def likelihood_by_codes(
+    codes: list[int], log_p: list[Estimate], effective: list[float], elbo: float, asked: int
+) -> Figure:
+    """Left: mean estimate of log p(x) against the number of codes K. Right: median effective sample size."""
+    fig, (left, right) = figure(8.4, 3.3, columns=2)
+    with rc_context(STYLE):
+        gain = [e.value for e in log_p]
+        left.errorbar(codes, gain, yerr=[e.stderr for e in log_p], fmt="o-", color=BLUE, capsize=3)
+        left.axhline(0, color=ORANGE, linewidth=1.2)
+        left.annotate(f"ELBO of these images: −{-elbo:.1f}", (codes[0], 0), (0, 4), textcoords="offset points",
+                      fontsize=8.5)  # fmt: skip
+        left.set(title="what more codes add", xlabel="codes per image, K", ylabel="log p(x) − ELBO  [nats per image]")
+        right.plot(codes, effective, "s-", color=GREEN, label="median over images")
+        right.plot(codes, codes, color=BLACK, linestyle=":", linewidth=1.2, label="all codes count equally")
+        right.set(title="effective sample size", xlabel="codes per image, K", ylabel="(Σw)² / Σw²", yscale="log")
+        right.legend(loc="upper left")
+        for ax in (left, right):
+            ax.set_xscale("log")
+            ax.axvline(asked, color=RED, linestyle="--", linewidth=1.0)
+            ax.annotate(f"K = {asked}", (asked, 1), (3, -10), xycoords=("data", "axes fraction"),
+                        textcoords="offset points", color=RED, fontsize=8.5)  # fmt: skip
+    return fig
+
+
+def latent_map(points: Tensor, labels: Tensor, explained: tuple[float, float]) -> Figure:
+    """Codes in their two main directions, each drawn as the digit it came from.
+
+    points: (n, 2); labels: (n,) digits; explained: share of the variance of each direction.
+    """
+    fig, ax = figure(7.0, 6.0)
+    colors = [BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#7a5c00", "#5f5f5f", "#004d3a"]
+    with rc_context(STYLE):
+        for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
+            ax.text(x, y, str(label), color=colors[label], fontsize=7, ha="center", va="center", alpha=0.9)
+        low, high = points.min(dim=0).values - 0.2, points.max(dim=0).values + 0.2
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title="posterior means by digit")
+        ax.set_xlabel(f"first principal direction of the code ({explained[0]:.0%} of its variance)")
+        ax.set_ylabel(f"second ({explained[1]:.0%})")
+    return fig
+
+
+def kl_by_unit(kl: Tensor, active: int) -> Figure:
+    """Mean KL of each latent unit, sorted; `active`: how many units carry information."""
+    fig, ax = figure(7.5, 2.8)
+    with rc_context(STYLE):
+        ranked = kl.sort(descending=True).values
+        ax.bar(
+            range(1, len(ranked) + 1), ranked, color=[BLUE] * active + ["#bbbbbb"] * (len(ranked) - active), width=0.8
+        )
+        ax.axvline(active + 0.5, color=RED, linestyle="--", linewidth=1.0)
+        ax.annotate(f"{active} active units", (active + 0.5, 0.85), (5, 0), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", color=RED, fontsize=9)  # fmt: skip
+        ax.set(title="what each latent unit costs", xlabel="latent unit, sorted", ylabel="mean KL  [nats]")
+        ax.set_xlim(0, len(ranked) + 1)
     return fig
 
 

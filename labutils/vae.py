@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -257,6 +257,10 @@ class Recipe:
     schedule: str = "constant"
     warm_up: float = 0.1  # share of the steps
 
+    def at(self, learning_rate: float) -> Recipe:
+        """This recipe with another (peak) learning rate; 0 keeps its own."""
+        return replace(self, learning_rate=learning_rate or self.learning_rate)
+
     def factor(self, step: int, total: int) -> float:
         """Share of the learning rate at a step."""
         if self.schedule == "constant":
@@ -272,26 +276,26 @@ RECIPES = {"baseline": Recipe(), "tuned": Recipe(learning_rate=4e-3, schedule="o
 
 def train(
     model: nn.Module,
-    train_images: Integer[Tensor, "n 1 h w"],
-    valid_images: Integer[Tensor, "m 1 h w"],
+    images: Integer[Tensor, "n 1 h w"],
     recipe: Recipe,
     *,
     epochs: int,
+    watch: Mapping[str, Tensor],
     seed: int = 0,
     checkpoint: Path | None = None,
     about: Mapping[str, object] | None = None,
 ) -> History:
     """Maximise the ELBO with Adam; training ends in `model`.
 
-    After every epoch the ELBO of all validation images joins the history (`valid_elbo`, `valid_kl`, …); the
-    rows `loss`, `kl`, `reconstruction` are means over training batches. With `checkpoint` the training
-    resumes exactly where it was cut. `about`: further plain values that the checkpoint must agree with, such
-    as the hash of the data.
+    watch: name → images whose ELBO is measured after every epoch; rows such as `valid_elbo`, `valid_kl` and
+    `valid_reconstruction` join the history beside `loss`, `kl` and `reconstruction`, means over training
+    batches. With `checkpoint` the training resumes exactly where it was cut. `about`: further plain values that
+    the checkpoint must agree with, such as the hash of the data.
     """
     device = next(model.parameters()).device
-    batches = Batches(len(train_images), recipe.batch_size, seed)
+    batches = Batches(len(images), recipe.batch_size, seed)
     total = epochs * batches.per_epoch
-    images = train_images.to(device)
+    images = images.to(device)
     optimiser = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: recipe.factor(i, total))
 
@@ -307,10 +311,11 @@ def train(
         return {"loss": loss, "reconstruction": terms.reconstruction.mean(), "kl": terms.kl.mean()}
 
     def evaluate() -> dict[str, float]:
-        found = evaluate_elbo(model, valid_images, seed=seed)
-        return {f"valid_{name}": getattr(found, name).value for name in ("elbo", "reconstruction", "kl")}
+        found = {name: evaluate_elbo(model, some, seed=seed) for name, some in watch.items()}
+        terms = ("elbo", "reconstruction", "kl")
+        return {f"{name}_{term}": getattr(found[name], term).value for name in found for term in terms}
 
-    settings = asdict(recipe) | {"epochs": epochs, "seed": seed, "latent": model.latent, "images": len(train_images)}
+    settings = asdict(recipe) | {"epochs": epochs, "seed": seed, "latent": model.latent, "images": len(images)}
     return fit(
         step,
         total,
@@ -321,6 +326,11 @@ def train(
         evaluate_every=batches.per_epoch,
         desc="training the VAE",
     )
+
+
+def active_units(means: Float[Tensor, "n latent"], threshold: float = 0.01) -> Bool[Tensor, " latent"]:
+    """Units whose posterior mean varies over the data by more than `threshold` (Burda et al. 2016, section 5.2)."""
+    return means.var(dim=0) > threshold
 
 
 def initialise(make: type[nn.Module], seed: int, **arguments: object) -> nn.Module:

@@ -6,39 +6,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Normal
 
 from labutils import networks, training, vae
 
 g = training.generator
-D, L = 6, 3
-SHAPE = (1, 2, 3)
-
-
-class LinearGaussian(nn.Module):
-    """x = Wz + ε, ε ~ N(0, I): p(x) = N(0, WWᵀ + I), and the exact posterior is N(mean(x), diag) when the
-    columns of W are orthogonal. `spread` scales q's standard deviation away from the optimum."""
-
-    latent = L
-
-    def __init__(self, spread=1.0, shift=0.0):
-        super().__init__()
-        basis = torch.linalg.qr(torch.randn(D, L, generator=g(0), dtype=torch.float64)).Q
-        self.w = nn.Parameter(basis * torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64))
-        self.spread, self.shift = spread, shift
-
-    def encode(self, x):
-        precision = 1 + self.w.square().sum(dim=0)
-        mean = (x.flatten(1).double() @ self.w) / precision + self.shift
-        return mean, (-precision.log() + 2 * math.log(self.spread)).expand_as(mean)
-
-    def decode(self, z):
-        return (z.double() @ self.w.T).view(-1, *SHAPE)
-
-    def log_p(self, x):
-        covariance = self.w @ self.w.T + torch.eye(D, dtype=torch.float64)
-        return MultivariateNormal(torch.zeros(D, dtype=torch.float64), covariance).log_prob(x.flatten(1).double())
+LinearGaussian = networks.LinearGaussianVAE
+SHAPE, L = LinearGaussian.shape, LinearGaussian.latent
 
 
 def draws(model, x, k, seed=1):
@@ -49,7 +23,7 @@ def draws(model, x, k, seed=1):
 
 @pytest.fixture
 def x():
-    return 1.5 * torch.randn(40, D, generator=g(2), dtype=torch.float64)
+    return 1.5 * torch.randn(40, 6, generator=g(2), dtype=torch.float64)
 
 
 GAUSSIAN = {"likelihood": vae.gaussian_log_likelihood, "shape": SHAPE}
@@ -59,12 +33,12 @@ def test_with_the_exact_posterior_one_code_is_enough(x):
     model = LinearGaussian()
     for k in (1, 7):
         got = vae.log_likelihood(model, x, draws(model, x, k), **GAUSSIAN)
-        assert torch.allclose(got, model.log_p(x).detach(), atol=1e-10)
+        assert torch.allclose(got, model.log_p(x.view(-1, *SHAPE)).detach(), atol=1e-10)
 
 
 def test_with_a_wrong_posterior_it_converges_to_the_truth(x):
     model = LinearGaussian(spread=1.4, shift=0.2)
-    truth = model.log_p(x).detach()
+    truth = model.log_p(x.view(-1, *SHAPE)).detach()
     errors = [(vae.log_likelihood(model, x, draws(model, x, k), **GAUSSIAN) - truth).mean().item()
               for k in (1, 10, 100, 20_000)]  # fmt: skip
     assert errors[0] < errors[1] < errors[2] < 0.01, "a lower bound that rises with K"
@@ -153,7 +127,7 @@ def test_each_mistake_would_be_caught(x, name):
     decoded = model.decode(z.view(-1, L)).view(len(x), k, *SHAPE)
     a = vae.gaussian_log_likelihood(decoded, x.view(-1, 1, *SHAPE).expand_as(decoded))
     b, c = vae.log_normal(z, 0.0, 0.0), vae.log_normal(z, mean[:, None], logvar[:, None])
-    truth = model.log_p(x)
+    truth = model.log_p(x.view(-1, *SHAPE))
     right = torch.logsumexp(a + b - c, dim=1) - math.log(k)
     assert (right - truth).abs().mean() < 0.02
     assert (mistakes()[name](a, b, c) - truth).abs().mean() > 0.1

@@ -27,9 +27,12 @@ def test_images_outside_the_scale_are_refused(value):
 
 
 def curves():
-    rows = [{"step": s, "loss": 500 / s + 100} for s in range(50, 801, 50)]
-    rows += [{"step": s, "valid_elbo": -105.0, "valid_kl": 25.0, "valid_reconstruction": -80.0} for s in (400, 800)]
-    return plots.elbo_curves(History(rows), steps_per_epoch=400, target=-96.0)
+    rows = [
+        {"step": s, **{f"{split}_{term}": v for split in ("train", "valid") for term, v in
+                       (("elbo", -105.0), ("kl", 25.0), ("reconstruction", -80.0))}}
+        for s in (400, 800)
+    ]  # fmt: skip
+    return plots.vae_curves(History(rows), steps_per_epoch=400, target=-96.0)
 
 
 def test_every_axis_says_what_it_shows_and_in_which_unit():

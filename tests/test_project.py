@@ -25,7 +25,7 @@ LAYERS = [
     {"runs", "report", "doctor"},
     {"keynumbers", "checks", "plots", "widgets"},
     {"divergences", "vae", "gan", "fid", "latent"},
-    {"distributions", "networks", "features", "data"},
+    {"distributions", "networks", "features", "data", "reference"},
     {"training", "estimates", "parameters"},
 ]
 

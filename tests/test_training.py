@@ -176,7 +176,8 @@ images = data.binarized_mnist().train.images
 model = vae.initialise(networks.MnistVAE, 0)
 print("ready", flush=True)
 recipe = vae.Recipe(batch_size=50, schedule="one-cycle")
-vae.train(model, images[:1500], images[1500:1600], recipe, epochs=4, checkpoint=Path(sys.argv[1]))
+watch = {"valid": images[1500:1600]}
+vae.train(model, images[:1500], recipe, epochs=4, watch=watch, checkpoint=Path(sys.argv[1]))
 torch.save(model.state_dict(), sys.argv[2])
 """
 

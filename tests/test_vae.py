@@ -179,7 +179,7 @@ def test_training_raises_the_bound_and_leaves_history(mnist):
     model = vae.initialise(networks.MnistVAE, 0)
     before = vae.evaluate_elbo(model, mnist.valid.images[:200]).elbo.value
     recipe = vae.Recipe(batch_size=50, learning_rate=1e-3)
-    history = vae.train(model, mnist.train.images[:2000], mnist.valid.images[:200], recipe, epochs=2)
+    history = vae.train(model, mnist.train.images[:2000], recipe, epochs=2, watch={"valid": mnist.valid.images[:200]})
     steps, valid = history.column("valid_elbo")
     assert steps.tolist() == [40, 80]
     assert before < -500 and valid[0] > -260 and valid[1] > valid[0]

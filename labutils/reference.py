@@ -1,0 +1,50 @@
+"""Reference models: small trained weights that travel with the package, and where they come from.
+
+`assets/manifest.json` has for each file its SHA-256 and how it was made (recipe, seed, data, hardware, time).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+ASSETS = Path(__file__).with_name("assets")
+
+
+class ReferenceModelError(RuntimeError):
+    """A reference file is missing, damaged or does not fit; the message says which."""
+
+
+def manifest(folder: Path = ASSETS) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def load(name: str, module: nn.Module, folder: Path = ASSETS) -> dict[str, Any]:
+    """Put the weights called `name` into `module`, in evaluation mode; returns what the manifest says of them."""
+    about = manifest(folder).get(name)
+    file = folder / f"{name}.safetensors"
+    if about is None or not file.exists():
+        raise ReferenceModelError(f"there is no reference model {name!r} in {folder}; reinstall the package")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != about["sha256"]:
+        raise ReferenceModelError(f"{file} is damaged: sha256 {found[:12]}…, expected {about['sha256'][:12]}…")
+    module.load_state_dict(load_file(file))
+    module.eval()
+    return about
+
+
+def save(name: str, module: nn.Module, about: Mapping[str, Any], folder: Path = ASSETS) -> None:
+    """Write the weights and their entry in the manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.safetensors"
+    save_file({key: value.contiguous().cpu() for key, value in module.state_dict().items()}, file)
+    entry = dict(about) | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    entries = dict(sorted((manifest(folder) | {name: entry}).items()))
+    (folder / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
