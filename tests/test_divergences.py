@@ -210,7 +210,7 @@ MUTANTS = {
     "penalty: added": ("WassersteinTerms(gap - penalty", "WassersteinTerms(gap + penalty"),
     "penalty: left out": ("WassersteinTerms(gap - penalty", "WassersteinTerms(gap"),
     "penalty: without λ": ("penalty = lam * gradient_penalty", "penalty = gradient_penalty"),
-    "penalty: of norm, not norm − 1": ("sample_dims), sample_dims) - 1).square()", "sample_dims), sample_dims)).square()"),
+    "penalty: of norm, not norm − 1": ("sample_dims) - 1).square()", "sample_dims)).square()"),
     "penalty: norm + 1": ("sample_dims) - 1).square()", "sample_dims) + 1).square()"),
     "penalty: not squared": ("sample_dims) - 1).square()", "sample_dims) - 1).abs()"),
     "penalty: one-sided": ("sample_dims) - 1).square()", "sample_dims) - 1).clamp(min=0).square()"),
@@ -286,7 +286,8 @@ def test_the_penalty_ramp_finds_the_sign_that_full_weight_loses():
     with_ramp = dv.estimate_wasserstein(dv.train_critic(p, q, **settings), p, q, n=20_000)
     without = dv.estimate_wasserstein(dv.train_critic(p, q, ramp=0.0, **settings), p, q, n=20_000)
     assert with_ramp[dv.best_critic(with_ramp)].corrected.value == pytest.approx(0.596, abs=0.03)
-    assert max(e.gap.value for e in without) < 0.45  # T(x) ≈ x or −x
+    assert all(e.gap.value > 0.55 for e in with_ramp)
+    assert min(e.gap.value for e in without) < 0.45  # some are stuck at T(x) ≈ x or −x
 
 
 def test_gradient_penalty_trains_the_critic_through_its_gradient():
