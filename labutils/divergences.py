@@ -223,7 +223,7 @@ def estimate_wasserstein(
     * One dimension: the only flux is the difference of the distribution functions, whose ∫|w| is W₁: gap − 2P
       has no bias, for any p, q and λ. (Gap − P keeps +P, gap +2P, gap/E‖∇T‖ a Cauchy–Schwarz defect.)
     * More dimensions: w minimises ∫|w| + ∫|w|²/(4λr), so that with w* the cheapest flux
-      0 ≤ gap − 2P − W₁ ≤ ∫(|w*|² − |w|²)/(4λr) ≤ ∫|w*|²/(4λr):  less than the bias of gap − P.
+      0 ≤ gap − 2P − W₁ ≤ ∫(|w*|² − |w|²)/(4λr),  smaller by P than the bias of gap − P.
 
     These are statements about the optimal critic. At any other one the estimate moves by δ(gap − 2P) =
     −E_r[2λ(‖∇T‖ − 1) δ‖∇T‖], and needless variation v of the slope costs 2λv: a rough critic reads low.

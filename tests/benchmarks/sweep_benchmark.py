@@ -81,8 +81,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     os.environ.setdefault("TQDM_DISABLE", "1")
     phi = torch.linspace(-10, 10, 21) / 10  # 0 exactly in the middle
-    # A fraction still holds the hard values: the smallest |φ| other than 0 first, then the far ends.
-    order = sorted(range(21), key=lambda i: (phi[i] == 0, phi[i].abs().item()))
+    # A fraction still holds the hard values: the smallest |φ| for the JSD, the largest for the penalty; 0 last.
+    near = sorted((i for i in range(21) if i != 10), key=lambda i: abs(i - 10))
+    order = [i for pair in zip(near[:10], near[:9:-1], strict=True) for i in pair] + [10]
     few = phi[order[: options.phis]]
     scale = 21 / options.phis
 
