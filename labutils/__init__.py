@@ -1,9 +1,9 @@
 """Helper package of the deep generative lab: one idea a module, imports point downward only.
 
-front      cli, runs, doctor, report          the command `labutils`
-teaching   keynumbers, plots                  judged numbers; every figure
-methods    vae                                the lab's mathematics, one function per formula
-ground     networks, data, training, estimates, parameters
+front      cli, runs, doctor, report                 the command `labutils`
+teaching   keynumbers, checks, plots                 judged numbers; oracles; every figure
+methods    divergences, vae                          the lab's mathematics, one function per formula
+ground     distributions, networks, data, reference, training, estimates, parameters
 """
 
 from importlib.metadata import PackageNotFoundError, version

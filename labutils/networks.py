@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 from torch.nn import functional as F
+
+from .training import generator
 
 
 class _FastELU(torch.autograd.Function):
@@ -133,3 +137,81 @@ class LinearGaussianVAE(nn.Module):
         """The exact log p(x) in nats."""
         covariance = self.w @ self.w.T + torch.eye(6, dtype=torch.float64)
         return MultivariateNormal(torch.zeros(6, dtype=torch.float64), covariance).log_prob(x.flatten(1).double())
+
+
+def critic_mlp(
+    dim: int, hidden: tuple[int, int] = (32, 32), activation: Callable[[], nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """The discriminator or critic of problem 1, three linear layers: (batch, dim) → (batch, 1), no output sigmoid."""
+    return nn.Sequential(
+        nn.Linear(dim, hidden[0]), activation(),
+        nn.Linear(hidden[0], hidden[1]), activation(),
+        nn.Linear(hidden[1], 1),
+    )  # fmt: skip
+
+
+class CriticEnsemble(nn.Module):
+    """`members` independent `critic_mlp`s evaluated at once: (members, batch, dim) → (members, batch).
+
+    Small networks cost more in calls than in arithmetic: 21 of them side by side are three batched matrix
+    products. Member i sees only x[i] and its own weights, so the sum of the members' losses trains each as if
+    it were alone. Initial weights are `nn.Linear`'s, U[−1/√in, 1/√in], drawn from `seed`.
+
+    Inputs pass through (x − shift)/scale first; `standardise` sets both from a sample.
+
+    Raises ValueError for members or dim < 1.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        members: int,
+        dim: int,
+        hidden: tuple[int, int] = (32, 32),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        *,
+        seed: int = 0,
+    ):
+        super().__init__()
+        for name, value in (("members", members), ("dim", dim)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        self.activation = activation()
+        draw = generator(seed, "critics")
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for inside, outside in pairwise((dim, *hidden, 1)):
+            for values, rows in ((self.weights, inside), (self.biases, 1)):
+                uniform = torch.rand(members, rows, outside, generator=draw) * 2 - 1
+                values.append(nn.Parameter(uniform / inside**0.5))
+        self.register_buffer("shift", torch.zeros(members, 1, dim))
+        self.register_buffer("scale", torch.ones(members, 1, dim))
+
+    def standardise(self, x: Float[Tensor, "members n dim"]) -> None:
+        """From now on map each member's inputs to mean 0 and sd 1, as measured on `x`; constant ones to 0."""
+        self.shift.copy_(x.mean(dim=1, keepdim=True))
+        sd = x.std(dim=1, keepdim=True)
+        # A constant coordinate has an sd of rounding size, not 0: dividing by it would make noise of it.
+        constant = sd < 1e-6 * x.abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
+        self.scale.copy_(torch.where(constant, 1.0, sd))
+
+    def forward(self, x: Float[Tensor, "members batch dim"]) -> Float[Tensor, "members batch"]:
+        h = (x - self.shift) / self.scale
+        for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.baddbmm(bias, self.activation(h) if k else h, weight)
+        return h.squeeze(-1)
+
+    def member(self, i: int) -> nn.Sequential:
+        """Member i as the plain network it is, with `shift` and `scale` folded into its first layer."""
+        sizes = [weight.shape[1] for weight in self.weights]
+        with torch.random.fork_rng():  # the initialisation is overwritten
+            plain = critic_mlp(sizes[0], (sizes[1], sizes[2]), lambda: self.activation)
+        linears = [layer for layer in plain if isinstance(layer, nn.Linear)]
+        with torch.no_grad():
+            for linear, weight, bias in zip(linears, self.weights, self.biases, strict=True):
+                linear.weight.copy_(weight[i].T)
+                linear.bias.copy_(bias[i, 0])
+            linears[0].weight.div_(self.scale[i])
+            linears[0].bias.sub_(linears[0].weight @ self.shift[i, 0])
+        return plain
