@@ -80,6 +80,19 @@ def report(folder: Path) -> None:
     click.echo(reports.write(folder))
 
 
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/reference"), show_default=True)
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+def remake(out: Path, device: str) -> None:
+    """Train the reference models again, as the package carries them; resumes where it was cut."""
+    from . import remake as remakes
+
+    try:
+        click.echo(remakes.vae_mnist(out, device=device))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
 @main.group()
 def data() -> None:
     """The lab's data sets."""

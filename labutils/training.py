@@ -110,7 +110,7 @@ class _CellLine:
         self.handle = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text: str) -> None:
-        if text := text.strip("\r\n \x1b[A"):
+        if text := text.strip("\r\n "):
             self.handle.update({"text/plain": text}, raw=True)
 
     def flush(self) -> None:

@@ -22,7 +22,7 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 # Front on top; a module may import from layers below its own, and from its own layer.
 LAYERS = [
     {"cli"},
-    {"runs", "report", "doctor"},
+    {"runs", "report", "doctor", "remake"},
     {"keynumbers", "checks", "plots", "widgets"},
     {"divergences", "vae", "gan", "fid", "latent"},
     {"distributions", "networks", "features", "data", "reference"},
