@@ -16,7 +16,6 @@ lab: $(VENV)/.lab
 
 test: $(VENV)/.test
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest tests
 	@echo "The notebooks, every cell, against their stored outputs (minutes: they train)"
 	$(VENV)/bin/python -m pytest --nbval-lax -x -v --durations=5 notebooks
