@@ -34,6 +34,9 @@ def lines() -> list[tuple[bool, str, str]]:
     found.append(_embedded())
     folder = data.data_folder()
     found.append((True, "data folder", f"{folder} ({'exists' if folder.is_dir() else 'not made yet, none needed'})"))
+    missing = [name for name in data.LAROCHELLE_SHA256 if not (folder / name).exists()]
+    state = f"not there ({', '.join(missing)}): fetched when a notebook asks for it, 110 MB" if missing else "there"
+    found.append((True, "larochelle", f"binarized-mnist-larochelle, optional: {state}"))
     free = shutil.disk_usage(".").free / 1e9
     found.append((free > 1, "free disk", f"{free:.0f} GB" + ("" if free > 1 else "; a run needs about 1 GB")))
     return found

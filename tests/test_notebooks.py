@@ -162,6 +162,33 @@ def test_the_setup_cell_works_on_a_bare_kernel_in_a_clone(path, bare_python, tmp
     assert str(ROOT / "labutils") in done.stdout
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the bundle as `pip install` leaves it, away from the clone."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), str(ROOT)]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if "No matching distribution found for hatchling" in done.stderr:
+        pytest.skip("pip cannot fetch the build tool: no network")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@notebooks
+def test_the_setup_cell_works_after_pip_install(path, bare_python, installed, tmp_path):
+    probe = (
+        "\nimport labutils; from labutils import data, parameters, reference"
+        "\nprint(labutils.__file__, labutils.__version__, sorted(p.stem for p in parameters.notebooks().values()))"
+        "\nprint(data.binarized_mnist().name, sorted(reference.manifest()))"
+    )
+    done = run_cell(
+        bare_python, f"import sys; sys.path.insert(1, {str(installed)!r})\n{setup_cell(path)}{probe}", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(installed) in done.stdout and path.stem in done.stdout and "binarized-mnist" in done.stdout
+
+
 @notebooks
 def test_the_setup_cell_outside_a_clone_says_what_to_do(path, bare_python, tmp_path):
     done = run_cell(bare_python, setup_cell(path), tmp_path)
