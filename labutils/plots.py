@@ -107,23 +107,27 @@ def sweep(phi: Tensor, estimates: dict[str, Tensor], exact: dict[str, Tensor], u
         for (name, values), (top, bottom), color in zip(estimates.items(), axes.T, (BLUE, ORANGE), strict=True):
             truth = exact[name]
             mean, sd = values.mean(dim=0), values.std(dim=0) if len(values) > 1 else None
-            inside = [i for i in range(len(phi)) if phi[i] != 0]
-            if truth[inside].max() - truth[inside].min() < 1e-9:  # it jumps at 0: a line each side, a point there
+            if truth[phi != 0].max() - truth[phi != 0].min() < 1e-9:  # it jumps at 0: a line each side, a point there
                 for side in (phi < 0, phi > 0):
                     top.plot(phi[side], truth[side], color=BLACK, linewidth=1.2)
                 top.plot([0], truth[phi == 0], "s", color=BLACK, markersize=7, markerfacecolor="none")
             else:
                 top.plot(phi, truth, color=BLACK, linewidth=1.2)
             top.plot([], [], color=BLACK, linewidth=1.2, label="exact")
-            top.errorbar(phi, mean, yerr=sd, fmt="o", color=color, capsize=2.5, label=f"mean of {len(values)} seeds ± sd")
+            top.errorbar(
+                phi, mean, yerr=sd, fmt="o", color=color, capsize=2.5, label=f"mean of {len(values)} seeds ± sd"
+            )
             top.set(title=name, ylabel=f"estimate  [{units[name]}]", ylim=(-0.06, 1.14))
-            top.legend(loc="lower right" if name.startswith("J") else "upper center")
+            top.legend(loc="center right" if truth[phi != 0].min() > 0.5 else "upper center")
             bottom.axhline(0, color=BLACK, linewidth=1.2)
             for row in values:
                 bottom.plot(phi, row - truth, ".", color="#999999", markersize=4)
             bottom.errorbar(phi, mean - truth, yerr=sd, fmt="o", color=color, capsize=2.5)
-            bottom.set(title="the error, enlarged", xlabel="φ  [unit of x]", ylabel=f"estimate − exact  [{units[name]}]")
-            reach = 1.15 * (values - truth).abs().max().item()
+            bottom.set(
+                title="the error, enlarged", xlabel="φ  [unit of x]", ylabel=f"estimate − exact  [{units[name]}]"
+            )
+            spread = 0 if sd is None else sd
+            reach = 1.15 * max((values - truth).abs().max(), ((mean - truth).abs() + spread).max()).item()
             bottom.set_ylim(-reach, reach)
             bottom.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
     return fig
@@ -199,9 +203,9 @@ def training_paths(steps: Tensor, paths: dict[str, Tensor], target: float, marks
             ax.plot(steps[: len(values)], values, color=color, label=name)
         for text, value in {"exact": target, **marks}.items():
             ax.axhline(value, color=BLACK, linestyle=":", linewidth=1.2)
-            ax.annotate(f"{text}: {value:.3g}", (1, value), (0, 3), xycoords=("axes fraction", "data"),
-                        textcoords="offset points", fontsize=8.5, ha="right")  # fmt: skip
-        ax.set(title="the JSD estimate during training", xlabel="step", ylabel="nats", xscale="log")
+            ax.annotate(f"{text}: {value:.3g}", (0, value), (4, 3), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", fontsize=8.5)  # fmt: skip
+        ax.set(title="the JSD estimate during training", xlabel="step", ylabel="JSD estimate  [nats]", xscale="log")
         ax.set_ylim(None, 1.12 * target)
         ax.legend(loc="center left")
     return fig
