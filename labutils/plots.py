@@ -51,6 +51,183 @@ def show(fig: Figure, folder: Path, name: str, caption: str) -> None:
     display(Image(data=png, width=int(fig.get_figwidth() * DPI / 2), alt=caption), Markdown(f"*{caption}*"))
 
 
+# --- problem 1 --------------------------------------------------------------------------------------
+
+
+def two_pairs(phi: float, lines: tuple[Tensor, Tensor, Tensor], x: Tensor, f1: Tensor, f0: Tensor) -> Figure:
+    """The two pairs of laws of problem 1. Left: samples of p, of q_φ and of interpolates. Right: f₁ and f₀.
+
+    lines: three (n, 2) samples, of p, of q_φ and of interpolates between them.
+    """
+    fig, (left, right) = figure(8.4, 3.0, columns=2)
+    with rc_context(STYLE):
+        names = ("p: (0, Z)", f"q: (φ, Z), φ = {phi:g}", "interpolates")
+        for points, name, color in zip(lines, names, (BLUE, ORANGE, "#999999"), strict=True):
+            left.plot(*points.T, ".", color=color, markersize=3.0, alpha=0.8, label=name)
+        left.set(title="the lines", xlabel="first coordinate", ylabel="second coordinate", xlim=(-0.15, phi + 0.75))
+        left.legend(loc="center right")
+        right.plot(x, f1, color=BLUE, label="f₁, the law of f(X)")
+        right.plot(x, f0, "--", color=ORANGE, label="f₀ = N(0, 1)")
+        right.set(title="distribution4 and the normal", xlabel="x", ylabel="density  [1/unit of x]", ylim=(0, 0.55))
+        right.legend(loc="upper left")
+    return fig
+
+
+def penalty_bias(
+    lams: list[float], found: dict[str, Tensor], lines: tuple[Tensor, dict[str, Tensor]], truth: float
+) -> Figure:
+    """Three readings of the same trained critics against λ, and their closed forms.
+
+    found: reading → (len(lams), critics); lines: the λ of the closed forms, and reading → its values there.
+    """
+    fig, (left, right) = figure(8.8, 3.4, columns=2)
+    grid, exact = lines
+    with rc_context(STYLE):
+        for ax in (left, right):
+            for (name, values), color, marker in zip(found.items(), (RED, ORANGE, BLUE), "s^o", strict=True):
+                ax.plot(grid, exact[name] - truth, color=color, linewidth=1.2)
+                for k, column in enumerate(values.T):
+                    ax.plot(lams, column - truth, marker, color=color, label=None if k else name, alpha=0.85)
+            ax.set(xlabel="weight of the penalty, λ", ylabel="estimate − W₁  [unit of x]", xscale="log")
+        left.set_title("bias of the three readings")
+        left.legend(loc="upper right")
+        bound = 0.02 * truth
+        right.set(title="the same, ±2 % of W₁", ylim=(-bound, bound))
+        right.yaxis.set_major_formatter(_minus)
+    return fig
+
+
+def sweep(phi: Tensor, estimates: dict[str, Tensor], exact: dict[str, Tensor], units: dict[str, str]) -> Figure:
+    """Upper row: estimate against φ with the truth beneath. Lower row: estimate − truth, seed by seed and mean ± sd.
+
+    estimates: distance → (seeds, φ); exact: distance → (φ,).
+    """
+    fig, axes = figure(8.8, 5.2, 2, 2, sharex=True, height_ratios=(1.5, 1))
+    with rc_context(STYLE):
+        for (name, values), (top, bottom), color in zip(estimates.items(), axes.T, (BLUE, ORANGE), strict=True):
+            truth = exact[name]
+            mean, sd = values.mean(dim=0), values.std(dim=0) if len(values) > 1 else None
+            if truth[phi != 0].max() - truth[phi != 0].min() < 1e-9:  # it jumps at 0: a line each side, a point there
+                for side in (phi < 0, phi > 0):
+                    top.plot(phi[side], truth[side], color=BLACK, linewidth=1.2)
+                top.plot([0], truth[phi == 0], "s", color=BLACK, markersize=7, markerfacecolor="none")
+            else:
+                top.plot(phi, truth, color=BLACK, linewidth=1.2)
+            top.plot([], [], color=BLACK, linewidth=1.2, label="exact")
+            top.errorbar(
+                phi, mean, yerr=sd, fmt="o", color=color, capsize=2.5, label=f"mean of {len(values)} seeds ± sd"
+            )
+            top.set(title=name, ylabel=f"estimate  [{units[name]}]", ylim=(-0.06, 1.14))
+            top.legend(loc="center right" if truth[phi != 0].min() > 0.5 else "upper center")
+            bottom.axhline(0, color=BLACK, linewidth=1.2)
+            for row in values:
+                bottom.plot(phi, row - truth, ".", color="#999999", markersize=4)
+            bottom.errorbar(phi, mean - truth, yerr=sd, fmt="o", color=color, capsize=2.5)
+            bottom.set(
+                title="the error, enlarged", xlabel="φ  [unit of x]", ylabel=f"estimate − exact  [{units[name]}]"
+            )
+            spread = 0 if sd is None else sd
+            reach = 1.15 * max((values - truth).abs().max(), ((mean - truth).abs() + spread).max()).item()
+            bottom.set_ylim(-reach, reach)
+            bottom.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+    return fig
+
+
+def slopes(phi: Tensor, found: dict[str, Tensor], exact: dict[str, Tensor]) -> Figure:
+    """The derivative in φ of each trained objective, with the derivative of the distance it stands for.
+
+    found: distance → (seeds, φ); exact: distance → (φ,), NaN where there is none.
+    """
+    fig, ax = figure(7.0, 3.2)
+    with rc_context(STYLE):
+        for (name, values), color, marker in zip(found.items(), (BLUE, ORANGE), "os", strict=True):
+            ax.plot(phi, exact[name], color=BLACK, linewidth=1.2)
+            sd = values.std(dim=0) if len(values) > 1 else None
+            ax.errorbar(phi, values.mean(dim=0), yerr=sd, fmt=marker, color=color, capsize=2.5, label=name)
+        ax.plot([], [], color=BLACK, linewidth=1.2, label="exact")
+        ax.set(title="what φ feels", xlabel="φ  [unit of x]", ylabel="d/dφ  [per unit of x]", ylim=(-1.3, 1.3))
+        ax.legend(loc="upper left")
+    return fig
+
+
+def descent(paths: dict[str, list[Tensor]]) -> Figure:
+    """φ against the step of its descent, one line a start. paths: distance → vectors of φ."""
+    fig, ax = figure(7.0, 3.2)
+    with rc_context(STYLE):
+        ax.axhline(0, color=BLACK, linewidth=1.2)
+        for (name, lines), color in zip(paths.items(), (BLUE, ORANGE), strict=True):
+            for k, line in enumerate(lines):
+                ax.plot(line, color=color, label=None if k else f"descending {name}")
+        last = max(len(line) for lines in paths.values() for line in lines) - 1
+        ax.annotate("p is here", (last, 0), (0, 4), textcoords="offset points", fontsize=8.5, ha="right")
+        ax.set(title="φ learned by gradient descent", xlabel="step", ylabel="φ  [unit of x]", xlim=(0, last))
+        ax.set_ylim(None, 1.5 * max(line.max().item() for lines in paths.values() for line in lines))
+        ax.legend(loc="upper right", ncols=2)
+    return fig
+
+
+def density_estimate(
+    x: Tensor, found: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor], edge: float = 4.0
+) -> Figure:
+    """D against D*, and the density it implies against f₁, on a linear and on a logarithmic axis.
+
+    found, exact: (D, f₁) at x; beyond ±edge the plot is shaded: hardly any data there.
+    """
+    fig, axes = figure(9.6, 3.2, columns=3)
+    titles = ("the discriminator", "the density", "the density, logarithmic")
+    labels = ("D(x)", "density  [1/unit of x]", "density  [1/unit of x]")
+    with rc_context(STYLE):
+        for ax, k, title, label in zip(axes, (0, 1, 1), titles, labels, strict=True):
+            for side in (-1, 1):
+                ax.axvspan(side * edge, side * x.abs().max().item(), color="#eeeeee", linewidth=0)
+            ax.plot(x, exact[k], color=BLACK, linewidth=3.2, alpha=0.35, label=("D* = f₁/(f₁ + f₀)", "f₁")[k])
+            ax.plot(x, found[k], color=BLUE, linewidth=1.4, label=("D", "f₀ D/(1 − D)")[k])
+            ax.set(title=title, xlabel="x", ylabel=label, xlim=(x[0].item(), x[-1].item()))
+        axes[0].set_ylim(0, 1.2)
+        axes[1].set_ylim(0, 0.55)
+        axes[2].set_yscale("log")
+        axes[0].legend(loc="upper center", ncols=2, columnspacing=1.0, handlelength=1.4)
+        axes[1].legend(loc="upper left")
+        axes[2].legend(loc="lower center")
+    return fig
+
+
+def training_paths(steps: Tensor, paths: dict[str, Tensor], target: float, marks: dict[str, float]) -> Figure:
+    """An estimate during training, one line a recipe, with horizontal marks at known values.
+
+    paths: recipe → values at `steps`; target: what a perfect discriminator gives; marks: text → value.
+    """
+    fig, ax = figure(7.0, 3.2)
+    with rc_context(STYLE):
+        for (name, values), color in zip(paths.items(), (BLUE, ORANGE, GREEN, RED), strict=False):
+            ax.plot(steps[: len(values)], values, color=color, label=name)
+        for text, value in {"exact": target, **marks}.items():
+            ax.axhline(value, color=BLACK, linestyle=":", linewidth=1.2)
+            ax.annotate(f"{text}: {value:.3g}", (0, value), (4, 3), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", fontsize=8.5)  # fmt: skip
+        ax.set(title="the JSD estimate during training", xlabel="step", ylabel="JSD estimate  [nats]", xscale="log")
+        ax.set_ylim(None, 1.12 * target)
+        ax.legend(loc="center left")
+    return fig
+
+
+def batch_spread(found: dict[str, Tensor], exact: dict[str, float], units: dict[str, str], size: int) -> Figure:
+    """Histograms of one trained network's estimate over many batches of `size` samples, and the exact value."""
+    fig, axes = figure(8.4, 2.9, columns=len(found))
+    with rc_context(STYLE):
+        for ax, (name, values), color in zip(axes, found.items(), (BLUE, ORANGE), strict=True):
+            ax.hist(values, bins=30, color=color, alpha=0.8)
+            ax.axvline(exact[name], color=BLACK, linewidth=1.6, label="exact")
+            ax.set(title=name, xlabel=f"estimate from {size} samples  [{units[name]}]", ylabel="batches")
+            ax.set_ylim(0, 1.2 * ax.get_ylim()[1])
+            ax.legend(loc="upper right")
+    return fig
+
+
+def _minus(value: float, _: int) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
 # --- problem 2 --------------------------------------------------------------------------------------
 
 

@@ -54,3 +54,47 @@ def test_the_palette_is_told_apart_in_grey_too():
 
     luminance = [float(np.dot(to_rgb(c), (0.299, 0.587, 0.114))) for c in (plots.BLACK, plots.BLUE, plots.ORANGE)]
     assert min(np.diff(sorted(luminance))) > 0.15
+
+
+def problem1_figures():
+    phi, lams, x = torch.linspace(-10, 10, 21) / 10, [1.0, 10.0], torch.linspace(-5, 5, 11)
+    names = ("Jensen–Shannon divergence", "Wasserstein distance")
+    exact = {names[0]: 0.7 * (phi != 0), names[1]: phi.abs()}
+    readings = {name: torch.ones(2, 3) for name in ("gap", "gap − P", "gap − 2P")}
+    lines = {name: torch.ones(2) for name in readings}
+    units = dict(zip(names, ("nats", "unit of x"), strict=True))
+    points = torch.zeros(5, 2)
+    return {
+        "two_pairs": plots.two_pairs(0.5, (points, points, points), x, x, x),
+        "penalty_bias": plots.penalty_bias(lams, readings, (torch.tensor(lams), lines), truth=1.0),
+        "sweep": plots.sweep(phi, {name: exact[name].repeat(3, 1) + 0.1 for name in names}, exact, units),
+        "sweep, one seed": plots.sweep(phi, {name: exact[name][None] + 0.1 for name in names}, exact, units),
+        "slopes": plots.slopes(phi, {name: phi.repeat(3, 1) for name in names}, exact),
+        "descent": plots.descent({"JSD": [phi], "W₁": [phi, -phi]}),
+        "density_estimate": plots.density_estimate(x, (x.abs(), x.exp()), (x.abs(), x.exp())),
+        "training_paths": plots.training_paths(torch.arange(1, 4), {"SGD": torch.ones(3)}, 0.7, {"the report": 0.64}),
+        "batch_spread": plots.batch_spread(
+            {name: torch.linspace(0, 1, 50) for name in names}, dict.fromkeys(names, 0.5), units, size=512
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", problem1_figures())
+def test_figures_of_problem_1_are_labelled(name):
+    axes = problem1_figures()[name].axes
+    shared = {ax for ax in axes if ax.get_subplotspec().is_first_row() and not ax.get_subplotspec().is_last_row()}
+    for ax in axes:
+        assert ax.get_ylabel() and ax.get_title(loc="left") and (ax.get_xlabel() or ax in shared)
+
+
+def test_the_sweep_shows_the_estimates_and_every_error():
+    """Each dot of the lower row is one seed's error, and none falls outside the axis."""
+    phi = torch.linspace(-10, 10, 21) / 10
+    exact = {"W": phi.abs(), "V": phi.abs()}
+    values = {name: truth + 0.01 * torch.randn(3, 21, generator=torch.Generator().manual_seed(0))
+              for name, truth in exact.items()}  # fmt: skip
+    bottom = plots.sweep(phi, values, exact, dict.fromkeys(exact, "unit of x")).axes[2]
+    rows = [line.get_ydata() for line in bottom.lines if line.get_color() == "#999999"]
+    assert np.allclose(np.stack(rows), values["W"] - exact["W"], atol=1e-6)
+    low, high = bottom.get_ylim()
+    assert low < np.min(rows) and np.max(rows) < high
