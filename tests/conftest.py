@@ -39,7 +39,7 @@ out_dir: str = ""  # folder of results
 def toy_notebook(tmp_path):
     """A function that writes a small notebook with the common parameters and returns its path."""
 
-    def make(*cells: str, parameters: str = "", name: str = "problem2_vae") -> Path:
+    def make(*cells: str, parameters: str = "", name: str = "problem2_toy") -> Path:
         folder = tmp_path / "notebooks"
         folder.mkdir(exist_ok=True)
         first = new_code_cell(COMMON + parameters, metadata={"tags": ["parameters"]})
