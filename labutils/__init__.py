@@ -1,6 +1,6 @@
 """Helper package of the deep generative lab: one idea a module, imports point downward only.
 
-front      cli, runs, report, doctor, remake         the command `labutils`
+front      cli, runs, report, doctor, remake, address  the command `labutils`
 teaching   keynumbers, checks, plots                 judged numbers; oracles; every figure
 methods    divergences, vae                          the lab's mathematics, one function per formula
 ground     distributions, networks, data, reference, training, estimates, parameters

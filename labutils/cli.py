@@ -93,6 +93,19 @@ def remake(out: Path, device: str) -> None:
         raise click.UsageError(str(error)) from None
 
 
+@main.command()
+@click.argument("url")
+def address(url: str) -> None:
+    """Write the bundle's public address, URL, and a Colab badge into the notebooks of this clone."""
+    from . import address as addresses
+
+    try:
+        for path in addresses.write(url):
+            click.echo(path)
+    except (ValueError, ParameterError) as error:
+        raise click.UsageError(str(error)) from None
+
+
 @main.group()
 def data() -> None:
     """The lab's data sets."""

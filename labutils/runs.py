@@ -81,12 +81,15 @@ def plan(
     return jobs
 
 
+def code_hash(notebook: nbformat.NotebookNode) -> str:
+    """SHA-256 of a notebook's code cells: what its outputs are made from."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
 def fingerprint(notebook: Path) -> str:
     """SHA-256 of what determines a run's results: the notebook's code cells and the package's modules."""
-    digest = hashlib.sha256()
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        if cell.cell_type == "code":
-            digest.update(cell.source.encode() + b"\0")
+    digest = hashlib.sha256(code_hash(nbformat.read(notebook, as_version=4)).encode())
     for module in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(module.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -9,7 +9,6 @@ nbval passes a checked cell without a count in silence.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from pathlib import Path
@@ -17,13 +16,9 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from labutils.runs import code_hash
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-
-
-def code_hash(notebook: nbformat.NotebookNode) -> str:
-    """SHA-256 of the code cells: what the stored outputs were made from."""
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
 
 def refresh(path: Path) -> None:

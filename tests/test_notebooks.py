@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,9 +15,9 @@ import nbformat
 import pytest
 import yaml
 from conftest import ROOT
-from refresh_notebooks import code_hash
 
-from labutils import keynumbers, parameters
+from labutils import address, keynumbers, parameters
+from labutils.runs import code_hash
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -116,6 +117,23 @@ def test_figures_go_through_the_run_and_have_a_reading(path):
     for i in shows:
         after = [c for c in cells[i + 1 : i + 3] if c.cell_type == "markdown"]
         assert after, f"no prose reads the figure of cell {i}"
+
+
+def test_one_command_writes_address_and_badge(tmp_path):
+    for path in NOTEBOOKS:
+        shutil.copy(path, tmp_path)
+    before = {p.name: read(p) for p in NOTEBOOKS}
+    for url in ("https://github.com/one/first.git", "https://github.com/class-of/2026-lab"):
+        assert len(address.write(url, tmp_path)) == len(NOTEBOOKS)
+    for path in tmp_path.glob("*.ipynb"):
+        now, then = read(path), before[path.name]
+        assert now.cells[0].source.count("colab-badge") == 1 and now.cells[0].source.endswith(then.cells[0].source)
+        assert f"class-of/2026-lab/blob/main/notebooks/{path.name}" in now.cells[0].source
+        assert 'REPOSITORY = "git+https://github.com/class-of/2026-lab@main"' in setup_cell(path)
+        kept = then.metadata["labutils"]["outputs_of"] == code_hash(then)
+        assert (now.metadata["labutils"]["outputs_of"] == code_hash(now)) == kept
+    with pytest.raises(ValueError, match=r"expected https://github\.com/OWNER/REPOSITORY"):
+        address.write("github.com/one", tmp_path)
 
 
 def setup_cell(path):

@@ -22,6 +22,7 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 # Front on top; a module may import from layers below its own, and from its own layer.
 LAYERS = [
     {"cli"},
+    {"address"},
     {"runs", "report", "doctor", "remake"},
     {"keynumbers", "checks", "plots", "widgets"},
     {"divergences", "vae", "gan", "fid", "latent"},
@@ -75,7 +76,7 @@ def code_lines(path):
 
 
 def test_the_package_is_thin_and_public_things_are_documented():
-    lower = {name for layer in LAYERS[2:] for name in layer}
+    lower = {name for layer in LAYERS[3:] for name in layer}
     assert sum(code_lines(p) for p in modules() if p.stem in lower) < 2500, "readable in an afternoon"
     for path in modules():
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,0 +1,41 @@
+"""`labutils address`: tell the notebooks where the bundle lives, once it has a public address."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+
+from . import parameters
+from .runs import code_hash
+
+BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+
+
+def write(url: str, folder: Path | None = None, branch: str = "main") -> list[Path]:
+    """Write the address into every notebook's set-up cell, and a Colab badge on top; returns the notebooks.
+
+    url: `https://github.com/OWNER/REPOSITORY`. Done again with another address, it replaces the first. Raises
+    ValueError for anything else, before a notebook is touched.
+    """
+    match = re.fullmatch(r"https://github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?/?", url)
+    if not match:
+        raise ValueError(f"the address is {url!r}; expected https://github.com/OWNER/REPOSITORY")
+    owner, name = match.groups()
+    found = list(parameters.notebooks(folder).values())
+    for path in found:
+        notebook = nbformat.read(path, as_version=4)
+        # The outputs stay valid: where the bundle lives changes no result.
+        stamp = notebook.metadata.get("labutils", {}).get("outputs_of") == code_hash(notebook)
+        target = f"https://colab.research.google.com/github/{owner}/{name}/blob/{branch}/notebooks/{path.name}"
+        first = notebook.cells[0]
+        first.source = f"{BADGE}({target})\n\n" + re.sub(rf"^{re.escape(BADGE)}.*\n+", "", first.source)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                line = f'REPOSITORY = "git+https://github.com/{owner}/{name}@{branch}"'
+                cell.source = re.sub(r'^REPOSITORY = "[^"]*"', line, cell.source, flags=re.MULTILINE)
+        if stamp:
+            notebook.metadata["labutils"]["outputs_of"] = code_hash(notebook)
+        nbformat.write(notebook, path)
+    return found
