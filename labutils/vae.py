@@ -175,11 +175,13 @@ def log_likelihood(
 
 
 class LikelihoodEstimate(NamedTuple):
-    """estimate: the mean of per_image, with its standard error over images. Per image: log p(x) and the
-    effective sample size (Σw)²/Σw² of its K weights, from 1 (one code carries all) to K."""
+    """estimate: the mean of per_image, with its standard error over images. Per image: log p(x); the ELBO from
+    the same codes, the mean of their log w; and the effective sample size (Σw)²/Σw² of the K weights, from 1 (one
+    code carries all) to K."""
 
     estimate: Estimate
     per_image: Float[Tensor, " n"]
+    elbo: Float[Tensor, " n"]
     effective: Float[Tensor, " n"]
 
 
@@ -199,7 +201,7 @@ def evaluate_log_likelihood(
 ) -> LikelihoodEstimate:
     """The same estimate for a whole set and any K, drawing the codes itself, in memory that does not grow with K.
 
-    Log-sum-exp runs over blocks of codes: only the running sums of w and w² are kept. rows: numbers the images
+    Log-sum-exp runs over blocks of codes: only the running sums of w, w² and log w are kept. rows: numbers the images
     carry in their data set, so that an image of a subset gets the noise it has in the full set. Neither
     `batch_size` nor the other images change an image's result beyond rounding.
     """
@@ -207,12 +209,12 @@ def evaluate_log_likelihood(
         raise ValueError(f"k is {k}; expected at least one code per image")
     device = next(model.parameters()).device
     rows = torch.arange(len(images)) if rows is None else rows
-    log_p, effective = [], []
+    log_p, bound, effective = [], [], []
     for start in range(0, len(images), batch_size):
         x = images[start : start + batch_size].to(device, torch.float32)
         mean, logvar = (v[:, None] for v in model.encode(x))
         first = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
-        second = first.clone()  # log Σw and log Σw²
+        second, logs = first.clone(), torch.zeros_like(first)  # log Σw, log Σw², Σ log w
         for block, done in enumerate(range(0, k, BLOCK)):
             count = min(BLOCK, k - done)
             draws = [image_noise(seed, int(r), BLOCK, model.latent, block=block) for r in rows[start : start + len(x)]]
@@ -220,29 +222,29 @@ def evaluate_log_likelihood(
             w = log_weights(model, x, z, likelihood).double()
             first = torch.logaddexp(first, torch.logsumexp(w, dim=1))
             second = torch.logaddexp(second, torch.logsumexp(2 * w, dim=1))
+            logs += w.sum(dim=1)
         log_p.append((first - math.log(k)).cpu())
+        bound.append((logs / k).cpu())
         effective.append(torch.exp(2 * first - second).cpu())
     per_image = torch.cat(log_p)
-    return LikelihoodEstimate(estimates.mean(per_image), per_image, torch.cat(effective))
+    return LikelihoodEstimate(estimates.mean(per_image), per_image, torch.cat(bound), torch.cat(effective))
 
 
-def correct_to_all(
-    elbo_of_all: Float[Tensor, " n"], log_p: Float[Tensor, " m"], rows: Integer[Tensor, " m"]
-) -> Estimate:
+def correct_to_all(elbo_of_all: Float[Tensor, " n"], subset: LikelihoodEstimate) -> Estimate:
     """Mean log p(x) over all n images from m of them: mean ELBO of all + mean of (log p − ELBO) on the subset.
 
-    The difference varies a few nats between images where log p itself varies by twenty, so m = 1,000 of
-    n = 10,000 costs little. The standard error is that of the mean over images like these (variances of both
-    means, and their covariance: the subset is part of all).
+    On the subset the ELBO comes from the same many codes as log p, so that the difference varies little more than
+    a nat between images, where log p itself varies by twenty: m in the hundreds for n = 10,000 costs little. The
+    standard error is that of the mean over images like these (variances of both means, and their covariance: the
+    subset is part of all).
     """
-    n, m = len(elbo_of_all), len(log_p)
-    part = elbo_of_all.double()[rows]
-    difference = log_p.double() - part
+    n, m = len(elbo_of_all), len(subset.per_image)
     if m == n:
-        return estimates.mean(log_p)
-    variance = elbo_of_all.double().var() / n + difference.var() / m
-    variance += 2 * torch.cov(torch.stack([part, difference]))[0, 1] / n
-    return Estimate((elbo_of_all.double().mean() + difference.mean()).item(), variance.clamp(min=0).sqrt().item(), n)
+        return subset.estimate
+    elbo_of_all, difference = elbo_of_all.double(), subset.per_image - subset.elbo
+    variance = elbo_of_all.var() / n + difference.var() / m
+    variance += 2 * torch.cov(torch.stack([subset.elbo, difference]))[0, 1] / n
+    return Estimate((elbo_of_all.mean() + difference.mean()).item(), variance.clamp(min=0).sqrt().item(), n)
 
 
 # --- training ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from labutils import networks, training, vae
+from labutils import estimates, networks, training, vae
 
 g = training.generator
 LinearGaussian = networks.LinearGaussianVAE
@@ -69,7 +69,9 @@ def test_streaming_is_the_graded_function_with_the_same_codes():
     expected = vae.log_likelihood(model, images.flatten(1).float(), z)
     assert torch.allclose(found.per_image, expected, rtol=1e-6)
     with torch.no_grad():
-        w = torch.softmax(vae.log_weights(model, images.float(), z).double(), dim=1)
+        log_w = vae.log_weights(model, images.float(), z).double()
+    w = torch.softmax(log_w, dim=1)
+    assert torch.allclose(found.elbo, log_w.mean(dim=1), rtol=1e-6)
     assert torch.allclose(found.effective, 1 / w.square().sum(dim=1), rtol=1e-3)
     assert ((found.effective >= 1) & (found.effective <= k)).all()
 
@@ -134,23 +136,25 @@ def test_each_mistake_would_be_caught(x, name):
 
 
 def test_subset_correction_is_unbiased_and_its_error_is_right():
-    """Simulated: log p = ELBO + 6 ± 2; many random subsets of one population."""
+    """Simulated: log p = ELBO + 6 ± 2, the ELBO of all from one noisy code; many random subsets."""
     n, m, population = 2000, 100, 400
-    estimates, errors = [], []
+    values, errors = [], []
     for i in range(population):
         draw = g(6, i)
         elbo = -95 + 22 * torch.randn(n, generator=draw, dtype=torch.float64)
         log_p = elbo + 6 + 2 * torch.randn(n, generator=draw, dtype=torch.float64) - 0.03 * (elbo + 95)
+        noisy = elbo + 5 * torch.randn(n, generator=draw, dtype=torch.float64)
         rows = torch.randperm(n, generator=draw)[:m]
-        found = vae.correct_to_all(elbo, log_p[rows], rows)
-        estimates.append(found.value)
+        subset = vae.LikelihoodEstimate(estimates.mean(log_p[rows]), log_p[rows], elbo[rows], elbo[rows])
+        found = vae.correct_to_all(noisy, subset)
+        values.append(found.value)
         errors.append(found.stderr)
-    spread = torch.tensor(estimates).std().item()
-    assert sum(estimates) / population == pytest.approx(-89, abs=4 * spread / population**0.5)
+    spread = torch.tensor(values).std().item()
+    assert sum(values) / population == pytest.approx(-89, abs=4 * spread / population**0.5)
     assert sum(errors) / population == pytest.approx(spread, rel=0.15)
     assert sum(errors) / population < 0.3 * 22 / m**0.5, "far smaller than the subset's own error"
-    every = torch.arange(n)
-    assert vae.correct_to_all(elbo, log_p, every).value == pytest.approx(log_p.mean().item())
+    everything = vae.LikelihoodEstimate(estimates.mean(log_p), log_p, elbo, elbo)
+    assert vae.correct_to_all(noisy, everything).value == pytest.approx(log_p.mean().item())
 
 
 @pytest.mark.slow
