@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -300,11 +301,23 @@ def likelihood_by_codes(
     return fig
 
 
-def latent_map(points: Tensor, labels: Tensor, explained: tuple[float, float]) -> Figure:
-    """Codes in their two main directions, each drawn as the digit it came from.
+def separating_directions(codes: Tensor, labels: Tensor) -> Tensor:
+    """The two directions in which the classes' means differ most beside the spread within classes: (latent, 2).
 
-    points: (n, 2); labels: (n,) digits; explained: share of the variance of each direction.
+    Fisher's linear discriminants: the leading eigenvectors of the between-class covariance after whitening the
+    within-class one. codes: (n, latent); labels: (n,) class numbers.
     """
+    codes = codes.double()
+    means = torch.stack([codes[labels == c].mean(dim=0) for c in labels.unique()])
+    index = torch.searchsorted(labels.unique(), labels)
+    within = torch.linalg.cholesky((codes - means[index]).T.cov())
+    between = torch.linalg.solve_triangular(within, (means - means.mean(dim=0)).T, upper=False)
+    vectors = torch.linalg.svd(between).U[:, :2]
+    return torch.linalg.solve_triangular(within.T, vectors, upper=True).float()
+
+
+def latent_map(points: Tensor, labels: Tensor) -> Figure:
+    """Codes in two directions, each drawn as the digit it came from. points: (n, 2); labels: (n,) digits."""
     fig, ax = figure(7.0, 6.0)
     colors = [BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#7a5c00", "#5f5f5f", "#004d3a"]
     with rc_context(STYLE):
@@ -312,8 +325,7 @@ def latent_map(points: Tensor, labels: Tensor, explained: tuple[float, float]) -
             ax.text(x, y, str(label), color=colors[label], fontsize=7, ha="center", va="center", alpha=0.9)
         low, high = points.min(dim=0).values - 0.2, points.max(dim=0).values + 0.2
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title="posterior means by digit")
-        ax.set_xlabel(f"first principal direction of the code ({explained[0]:.0%} of its variance)")
-        ax.set_ylabel(f"second ({explained[1]:.0%})")
+        ax.set(xlabel="first separating direction  [within-digit sd]", ylabel="second  [within-digit sd]")
     return fig
 
 

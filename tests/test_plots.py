@@ -49,6 +49,19 @@ def test_show_writes_png_svg_and_caption(tmp_path):
     assert "date" not in (tmp_path / "a.svg").read_text()
 
 
+def test_separating_directions_find_what_tells_classes_apart():
+    """Classes differ in coordinates 1 and 3 only, where the spread within them is larger than elsewhere."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(3000) % 3
+    codes = torch.randn(3000, 5, generator=draw) * torch.tensor([0.1, 2.0, 5.0, 1.0, 0.1])
+    codes[:, 1] += 8.0 * (labels == 1)
+    codes[:, 3] += 4.0 * (labels == 2)
+    axes = plots.separating_directions(codes, labels)
+    share = axes.abs() * codes.std(dim=0)[:, None]
+    assert share[[1, 3]].sum() > 0.95 * share.sum()
+    assert torch.allclose((codes - codes.mean(0))[labels == 0].matmul(axes).std(dim=0), torch.ones(2), atol=0.1)
+
+
 def test_the_palette_is_told_apart_in_grey_too():
     from matplotlib.colors import to_rgb
 
