@@ -189,8 +189,8 @@ def test_killed_ten_times_at_random_moments_the_weights_are_the_same(tmp_path):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         return process, process.stdout.readline()
 
-    begun = time.monotonic()
     whole, _ = start("whole")
+    begun = time.monotonic()
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors
     seconds = time.monotonic() - begun
@@ -199,7 +199,8 @@ def test_killed_ten_times_at_random_moments_the_weights_are_the_same(tmp_path):
     while kills < 10:
         process, _ = start("cut")
         try:
-            process.wait(timeout=moments.uniform(0.1, 0.25 * seconds))
+            # Ten such spans add up to some six tenths of the training, so that all ten fall into it.
+            process.wait(timeout=seconds * moments.uniform(0.02, 0.1))
             break  # finished before it could be killed
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
@@ -210,7 +211,7 @@ def test_killed_ten_times_at_random_moments_the_weights_are_the_same(tmp_path):
     assert process.returncode == 0, errors
     expected, got = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "cut"))
     assert all(torch.equal(expected[key], got[key]) for key in expected)
-    assert kills >= 5, f"the training was only killed {kills} times before it finished"
+    assert kills == 10, f"the training finished after {kills} kills: it ran much faster than the uncut one"
 
 
 def test_progress_prints_plain_lines_when_not_a_terminal(capsys):
