@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .training import generator
+from .training import generator, write_whole
 
 ASSETS = Path(__file__).with_name("assets")
 EMBEDDED = ASSETS / "binarized_mnist.xz"
@@ -228,9 +228,7 @@ def build_binarized_mnist(source: Path, out: Path) -> str:
     payload = np.packbits(bits, axis=1).tobytes() + labels.tobytes()
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_bytes(lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME))
-    os.replace(part, out)
+    write_whole(out, lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME))
     return hashlib.sha256(payload).hexdigest()
 
 

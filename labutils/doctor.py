@@ -38,7 +38,7 @@ def lines() -> list[tuple[bool, str, str]]:
     state = f"not there ({', '.join(missing)}): fetched when a notebook asks for it, 110 MB" if missing else "there"
     found.append((True, "larochelle", f"binarized-mnist-larochelle, optional: {state}"))
     free = shutil.disk_usage(".").free / 1e9
-    found.append((free > 1, "free disk", f"{free:.0f} GB" + ("" if free > 1 else "; a run needs about 1 GB")))
+    found.append((free > 0.1, "free disk", f"{free:.1f} GB" + ("" if free > 0.1 else "; a run of the lab takes 20 MB")))
     return found
 
 

@@ -10,7 +10,6 @@ import atexit
 import html
 import json
 import math
-import os
 import platform
 import shutil
 import tempfile
@@ -162,9 +161,7 @@ class Run:
             "seconds": dict(sorted(seconds.items())),
             "numbers": sorted([*others, *map(asdict, self.numbers.values())], key=lambda n: n["notebook"]),
         }  # fmt: skip
-        part = file.with_name(file.name + ".part")
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, file)
+        training.write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 def describe_device(device: torch.device) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .estimates import Estimate
-from .training import History
+from .training import History, write_whole
 
 # Okabe and Ito's palette, told apart with every common form of colour blindness.
 BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
@@ -45,7 +45,7 @@ def show(fig: Figure, folder: Path, name: str, caption: str) -> None:
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None})
     captions = folder / "captions.json"
     known = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else {}
-    captions.write_text(json.dumps(known | {name: caption}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(captions, json.dumps(known | {name: caption}, indent=1, ensure_ascii=False) + "\n")
     from IPython.display import Image, Markdown, display
 
     png = (folder / f"{name}.png").read_bytes()

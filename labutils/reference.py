@@ -14,6 +14,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .training import write_whole
+
 ASSETS = Path(__file__).with_name("assets")
 
 
@@ -47,4 +49,4 @@ def save(name: str, module: nn.Module, about: Mapping[str, Any], folder: Path = 
     save_file({key: value.contiguous().cpu() for key, value in module.state_dict().items()}, file)
     entry = dict(about) | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     entries = dict(sorted((manifest(folder) | {name: entry}).items()))
-    (folder / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "manifest.json", json.dumps(entries, indent=1) + "\n")

@@ -19,7 +19,7 @@ def vae_mnist(folder: Path, seed: int = 0, device: str = "auto") -> Path:
     """Both recipes of problem 2 for 20 epochs on all training images; keeps the weights of `tuned`.
 
     Checkpoints lie in `folder`, so that a cut run continues. Writes `vae_mnist.safetensors` and its entry in
-    `manifest.json`, with the curves of both recipes. Minutes on a GPU, half an hour on two cores.
+    `manifest.json`, with the curves of both recipes. Tens of minutes on two cores.
     """
     mnist, where, curves = data.binarized_mnist(), pick_device(device), {}
     for name, recipe in vae.RECIPES.items():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from . import keynumbers
+from .training import write_whole
 
 
 def write(out: Path) -> Path:
@@ -30,9 +30,7 @@ def write(out: Path) -> Path:
         problems=_figures(out / "figures"),
         notebooks=sorted(path.name for path in out.glob("problem*.ipynb")),
     )
-    part = out / "report.html.part"
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, out / "report.html")
+    write_whole(out / "report.html", page)
     return out / "report.html"
 
 

@@ -142,9 +142,7 @@ def _read_state(out: Path) -> dict[str, Any] | None:
 
 
 def _write_state(out: Path, state: Mapping[str, Any]) -> None:
-    part = out / (STATE + ".part")
-    part.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out / STATE)
+    training.write_whole(out / STATE, json.dumps(state, indent=1) + "\n")
 
 
 # --- executing ------------------------------------------------------------------------------------------

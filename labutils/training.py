@@ -173,6 +173,13 @@ def _in_kernel() -> bool:
 # --- checkpoints ------------------------------------------------------------------------------------
 
 
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step: whoever reads it, or kills the writer, finds the old one or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)
+
+
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors, numbers, strings and containers of them; a kill at any moment leaves old or new."""
     path = Path(path)

@@ -252,18 +252,12 @@ def correct_to_all(elbo_of_all: Float[Tensor, " n"], subset: LikelihoodEstimate)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
-
-    schedule: `constant`, or `one-cycle`: a linear rise to the rate, then a cosine to zero. kl_warm_up: share of
-    the steps over which the weight of the KL grows from 0 to 1, so that units are not given up before the decoder
-    has learned to use them (Sønderby et al. 2016).
-    """
+    """How to train. schedule: `constant`, or `one-cycle`: a linear rise to the rate, then a cosine to zero."""
 
     batch_size: int = 64
     learning_rate: float = 3e-4
     schedule: str = "constant"
     warm_up: float = 0.1  # share of the steps
-    kl_warm_up: float = 0.0
 
     def at(self, learning_rate: float) -> Recipe:
         """This recipe with another (peak) learning rate; 0 keeps its own."""
@@ -311,12 +305,12 @@ def train(
         x = images[batches(i).to(device)].float()
         noise = torch.randn(len(x), model.latent, generator=generator(seed, "z", i, device=device), device=device)
         terms = elbo(model, x, noise)
-        weight = min(1.0, i / (recipe.kl_warm_up * total)) if recipe.kl_warm_up else 1.0
+        loss = -terms.elbo.mean()
         optimiser.zero_grad(set_to_none=True)
-        (weight * terms.kl - terms.reconstruction).mean().backward()
+        loss.backward()
         optimiser.step()
         schedule.step()
-        return {"loss": -terms.elbo.mean(), "reconstruction": terms.reconstruction.mean(), "kl": terms.kl.mean()}
+        return {"loss": loss, "reconstruction": terms.reconstruction.mean(), "kl": terms.kl.mean()}
 
     def evaluate() -> dict[str, float]:
         found = {name: evaluate_elbo(model, some, seed=seed) for name, some in watch.items()}
