@@ -235,7 +235,7 @@ def train_classifier(
     network: nn.Module,
     split: Split,
     *,
-    epochs: int = EPOCHS,
+    epochs: int,
     seed: int = 0,
     watch: Split | None = None,
     checkpoint: Path | None = None,
