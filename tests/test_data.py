@@ -266,5 +266,5 @@ def test_a_missing_page_says_what_to_do(server, tmp_path):
 
 
 def test_an_unknown_data_set_lists_the_known():
-    with pytest.raises(ValueError, match="no data set 'mnist'; choose binarized-mnist or"):
+    with pytest.raises(ValueError, match="no data set 'mnist'; choose binarized-mnist, binarized"):
         data.load("mnist")
