@@ -8,6 +8,8 @@
                    fetched there from their public address.
 `svhn`             32×32 colour crops of house numbers (Netzer et al. 2011), the official `.mat` files with any
                    number of rows. From `data_dir`, else fetched there. For non-commercial use only.
+`street-digits`    rendered, for want of SVHN's photographs or a network: 20,000 / 2,000 / 2,000 colour crops of
+                   32×32 with the digit in their middle, drawn anew at each call (`street_digits.render`).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from .street_digits import render
 from .training import generator, write_whole
 
 ASSETS = Path(__file__).with_name("assets")
@@ -98,7 +101,10 @@ def load(name: str, data_dir: str | Path = "") -> DataSet:
         return larochelle(data_folder(data_dir))
     if name == "svhn":
         return svhn(data_folder(data_dir))
-    raise ValueError(f"there is no data set {name!r}; choose binarized-mnist, binarized-mnist-larochelle or svhn")
+    if name == "street-digits":
+        return street_digits()
+    known = "binarized-mnist, binarized-mnist-larochelle, svhn or street-digits"
+    raise ValueError(f"there is no data set {name!r}; choose {known}")
 
 
 def binarized_mnist(path: Path = EMBEDDED) -> DataSet:
@@ -124,6 +130,21 @@ def binarized_mnist(path: Path = EMBEDDED) -> DataSet:
         strict=True,
     )
     return DataSet("binarized-mnist", *(Split(x, y) for x, y in parts), found, "embedded in the package")
+
+
+STREET_SEEDS = (0, 1, 2)  # of train, valid and test: streams of their own, whatever the sizes
+
+
+def street_digits(train: int = 20_000, valid: int = 2_000, test: int = 2_000) -> DataSet:
+    """Rendered house numbers (`labutils.street_digits`); fewer images are the first of more.
+
+    Its hash is that of all bytes, images then labels, split by split. Raises ValueError for a size below 1.
+    """
+    digest, splits = hashlib.sha256(), []
+    for size, seed in zip((train, valid, test), STREET_SEEDS, strict=True):
+        splits.append(Split(*render(size, seed)))
+        digest.update(splits[-1].images.numpy().tobytes() + splits[-1].labels.numpy().tobytes())
+    return DataSet("street-digits", *splits, digest.hexdigest(), "rendered from Matplotlib's fonts")
 
 
 def larochelle(folder: Path) -> DataSet:

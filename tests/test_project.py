@@ -27,6 +27,7 @@ LAYERS = [
     {"keynumbers", "checks", "plots", "widgets"},
     {"divergences", "vae", "gan", "fid", "latent"},
     {"distributions", "networks", "features", "data", "distortions", "reference"},
+    {"street_digits"},
     {"training", "estimates", "parameters"},
 ]
 
