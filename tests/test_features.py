@@ -8,7 +8,9 @@ import pickle
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from conftest import ROOT
 from torch import nn
@@ -372,10 +374,28 @@ def test_the_shipped_features_give_the_stated_accuracy():
         features.real("valid")
 
 
+@pytest.fixture(scope="module")
+def extracted() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    network, files = features.load(), {s: data.read_mat(SVHN / f"{s}_32x32.mat") for s in ("train", "test")}
+    return {s: (features.extract(network, crops.images), crops.labels) for s, crops in files.items()}
+
+
 @real_images
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_shipped_features_are_those_of_the_real_crops(split):
-    crops = data.read_mat(SVHN / f"{split}_32x32.mat")
+def test_the_shipped_features_are_those_of_the_real_crops(extracted, split):
     shipped, digits = features.real(split)
-    assert torch.equal(digits, crops.labels)
-    torch.testing.assert_close(shipped, features.extract(features.load(), crops.images), rtol=1e-3, atol=1e-3)
+    assert torch.equal(digits, extracted[split][1])
+    torch.testing.assert_close(shipped, extracted[split][0], rtol=1e-3, atol=1e-3)
+
+
+@real_images
+def test_half_precision_costs_a_score_nothing(extracted):
+    def frechet(a: np.ndarray, b: np.ndarray) -> float:
+        p, q = np.cov(a.T), np.cov(b.T)
+        root = scipy.linalg.sqrtm(p @ q).real
+        return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(p + q - 2 * root)
+
+    exact = frechet(*(found.double().numpy() for found, _ in extracted.values()))
+    shipped = frechet(*(features.real(split)[0].double().numpy() for split in ("train", "test")))
+    assert shipped == pytest.approx(exact, rel=1e-5)
+    assert shipped != exact, "else nothing was compared"
