@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import torch
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -198,6 +199,18 @@ def download(url: str, path: Path, sha256: str, timeout_s: float = 10.0) -> None
         part.unlink()
         raise DataError(f"{url} gave other content than expected (sha256 {found[:12]}…); it was not kept")
     os.replace(part, path)
+
+
+def to_bytes(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Values in [−1, 1] as bytes, −1 ↦ 0 and 1 ↦ 255, what lies outside clamped. ValueError when one is NaN."""
+    if x.isnan().any():
+        raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} values are NaN; expected images in [-1, 1]")
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_bytes(b: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Bytes as values in [−1, 1], the inverse of `to_bytes`."""
+    return b.float() / 127.5 - 1
 
 
 def random_subset(split: Split, n: int, seed: int = 0) -> Split:
