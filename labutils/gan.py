@@ -137,6 +137,17 @@ class Trained(NamedTuple):
     history: History
 
 
+def _adam(net: nn.Module, rate: float, recipe: Recipe, steps: int):
+    adam = torch.optim.Adam(net.parameters(), rate, betas=(0.0, 0.9), fused=True)
+    return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda i: recipe.factor(i, steps))
+
+
+def _update(net: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward(inputs=list(net.parameters()))
+    optimiser.step()
+
+
 def train(
     model: nn.Module,
     critic: nn.Module,
@@ -161,22 +172,18 @@ def train(
     images = images.to(device)
     batches = Batches(len(images), recipe.batch_size, seed)
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    parts: dict[str, object] = {"generator": model, "critic": critic, "average": average}
-    for name, net, rate in (("g", model, recipe.learning_rate), ("c", critic, recipe.critic_rate)):
-        adam = torch.optim.Adam(net.parameters(), rate, betas=(0.0, 0.9), fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: recipe.factor(i, steps))
-        parts |= {f"{name}_optimiser": adam, f"{name}_schedule": schedule}
+    optimisers, schedules = zip(
+        _adam(model, recipe.learning_rate, recipe, steps), _adam(critic, recipe.critic_rate, recipe, steps), strict=True
+    )
+    parts = {"generator": model, "critic": critic, "average": average}
+    parts |= dict(zip(("generator_adam", "critic_adam"), optimisers, strict=True))
+    parts |= dict(zip(("generator_schedule", "critic_schedule"), schedules, strict=True))
     precision = torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16)
     make = torch.compile(model) if recipe.compile and device.type == "cuda" else model
 
     def draw(n: int, draws: torch.Generator) -> Tensor:
         fake = make(torch.randn(n, model.latent, generator=draws, device=device)).float()
         return shift(fake, recipe.shift, draws)
-
-    def update(loss: Tensor, net: nn.Module, name: str) -> None:
-        parts[f"{name}_optimiser"].zero_grad(set_to_none=True)
-        loss.backward(inputs=list(net.parameters()))
-        parts[f"{name}_optimiser"].step()
 
     def critic_step(i: int) -> CriticTerms:
         draws = generator(seed, "critic", i, device=device)
@@ -186,7 +193,7 @@ def train(
             with torch.no_grad():
                 fake = draw(len(real), draws)
             terms = critic_loss(critic, real, fake, epsilon, recipe.penalty)
-        update(terms.loss, critic, "c")
+        _update(critic, optimisers[1], terms.loss)
         return terms
 
     def step(i: int) -> dict[str, Tensor]:
@@ -194,10 +201,10 @@ def train(
         draws = generator(seed, "generator", i, device=device)
         with precision:
             loss = generator_loss(critic, draw(recipe.batch_size, draws))
-        update(loss, model, "g")
+        _update(model, optimisers[0], loss)
         update_average(average, model, recipe.decay, i)
-        for name in ("g", "c"):
-            parts[f"{name}_schedule"].step()
+        for schedule in schedules:
+            schedule.step()
         logged = {k: torch.stack([getattr(t, k) for t in terms]).mean() for k in CriticTerms._fields[1:]}
         return logged | {"generator_loss": loss}
 
@@ -207,7 +214,7 @@ def train(
         parts=parts,
         recipe=asdict(recipe) | {"seed": seed, "images": len(images)} | dict(about or {}),
         checkpoint=checkpoint,
-        evaluate=None if evaluate is None else lambda: evaluate(parts["g_schedule"].last_epoch, average),
+        evaluate=None if evaluate is None else lambda: evaluate(schedules[0].last_epoch, average),
         evaluate_every=evaluate_every,
         save_every_s=60.0,
         desc="training the GAN",

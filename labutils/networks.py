@@ -265,7 +265,7 @@ class LeakyReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            mask = torch.where(x > 0, 1.0, 0.2).to(x.dtype)
+            mask = torch.full_like(x, 0.2).masked_fill_(x > 0, 1.0)
         return x * mask
 
 

@@ -134,6 +134,19 @@ def evaluate_elbo(
     return ElboEstimate(*(estimates.mean(column) for column in per_image), per_image[0])
 
 
+@torch.no_grad()
+def fitted_variance(
+    model: nn.Module, images: Float[Tensor, "n c h w"], *, seed: int = 0, batch_size: int = 500
+) -> float:
+    """The σ² with which N(x; g(z), σ²I) fits the images best: the mean of (x − g(z))², one z ~ q(z|x) an image."""
+    device, total = next(model.parameters()).device, 0.0
+    for start in range(0, len(images), batch_size):
+        x = images[start : start + batch_size].to(device)
+        noise = torch.stack([image_noise(seed, start + i, model.latent) for i in range(len(x))]).to(device)
+        total += (x - model.decode(reparametrise(*model.encode(x), noise))).double().square().sum().item()
+    return total / images.numel()
+
+
 # --- the likelihood, by importance sampling ---------------------------------------------------------------
 
 
