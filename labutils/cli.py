@@ -80,7 +80,7 @@ def report(folder: Path) -> None:
     click.echo(reports.write(folder))
 
 
-REMADE = ("vae_mnist", "svhn_classifier")
+REMADE = ("vae_mnist", "svhn_classifier", "svhn_gan", "svhn_vae")
 
 
 @main.command()

@@ -245,3 +245,127 @@ class CriticEnsemble(nn.Module):
             linears[0].weight.div_(self.scale[i])
             linears[0].bias.sub_(linears[0].weight @ self.shift[i, 0])
         return plain
+
+
+# --- problem 3: 3×32×32 images ----------------------------------------------------------------------------
+
+WIDTHS = {"conv": (256, 128, 64), "mlp": (128, 256, 512, 1024, 2048)}
+
+
+def _check_architecture(architecture: str) -> None:
+    if architecture not in WIDTHS:
+        raise ValueError(f"architecture is {architecture!r}; choose {' or '.join(map(repr, WIDTHS))}")
+
+
+class LeakyReLU(nn.Module):
+    """x where x > 0, else 0.2 x, as a product with a mask that takes part in no derivative.
+
+    Differentiating PyTorch's own twice, as the gradient penalty does, sends a tensor of zeros back through the
+    whole critic: a tenth of a critic step.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            mask = torch.full_like(x, 0.2).masked_fill_(x > 0, 1.0)
+        return x * mask
+
+
+def _he_initialise(layers: nn.Sequential) -> None:
+    """Weights N(0, 2/fan-in), biases 0 (He et al. 2015): what lets networks without normalisation start.
+
+    A value of a transposed convolution is a sum over in·(kernel/stride)² inputs, not the in·kernel² or
+    out·kernel² that `nn.init` takes.
+    """
+    for layer in layers:
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            stride = layer.stride[0] if isinstance(layer, nn.ConvTranspose2d) else 1
+            taps = layer.weight[0, 0].numel() / stride**2
+            fan_in = taps * (layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
+            nn.init.zeros_(layer.bias)
+
+
+class Generator(nn.Module):
+    """z → an image in [−1, 1]: the generator of problem 3's GAN and the decoder of its VAE, one class for both.
+
+    latent: number of latent dimensions L. architecture: `conv`, a linear map to 256 maps of 4×4 and transposed
+    convolutions 256–128–64–3 (Radford et al. 2016); `mlp`, the report's 100–128–256–512–1024–2048–3072. Both
+    with ReLU and a tanh at the end, and neither with batch normalisation: it is not needed, an image does not
+    depend on the others of its batch, and an average of weights needs no statistics of its own.
+    """
+
+    def __init__(self, latent: int = 100, architecture: str = "conv"):
+        super().__init__()
+        _check_architecture(architecture)
+        self.latent, self.architecture = latent, architecture
+        if architecture == "mlp":
+            sizes = (latent, *WIDTHS["mlp"])
+            layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+            layers += [nn.Linear(sizes[-1], 3072), nn.Unflatten(1, (3, 32, 32)), nn.Tanh()]
+        else:
+            a, b, c = WIDTHS["conv"]
+            layers = [
+                nn.Linear(latent, a * 16), nn.Unflatten(1, (a, 4, 4)), nn.ReLU(),
+                nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU(),  # 4 → 8
+                nn.ConvTranspose2d(b, c, 4, 2, 1), nn.ReLU(),  # → 16
+                nn.ConvTranspose2d(c, 3, 4, 2, 1), nn.Tanh(),  # → 32
+            ]  # fmt: skip
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        _he_initialise(self.layers)
+        with torch.no_grad():  # or the first images are all black and white
+            next(m for m in reversed(self.layers) if hasattr(m, "weight")).weight.mul_(0.3)
+
+    def forward(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 3 32 32"]:
+        return self.layers(z)
+
+
+def _from_image(architecture: str, outputs: int) -> nn.Sequential:
+    """The generator's mirror, without normalisation: (batch, 3, 32, 32) → (batch, outputs)."""
+    _check_architecture(architecture)
+    if architecture == "mlp":
+        sizes = (3072, *reversed(WIDTHS["mlp"]))
+        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), LeakyReLU())]
+        layers = [nn.Flatten(), *layers, nn.Linear(sizes[-1], outputs)]
+    else:
+        c, b, a = WIDTHS["conv"]
+        layers = [
+            nn.Conv2d(3, a, 4, 2, 1), LeakyReLU(),  # 32 → 16
+            nn.Conv2d(a, b, 4, 2, 1), LeakyReLU(),  # → 8
+            nn.Conv2d(b, c, 4, 2, 1), LeakyReLU(),  # → 4
+            nn.Flatten(), nn.Linear(c * 16, outputs),
+        ]  # fmt: skip
+    net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    _he_initialise(net)
+    return net
+
+
+class Critic(nn.Module):
+    """Image → a real number, any real number. No batch normalisation: the penalty is on each image's own gradient."""
+
+    def __init__(self, architecture: str = "conv"):
+        super().__init__()
+        self.layers = _from_image(architecture, 1)
+
+    def forward(self, x: Float[Tensor, "batch 3 32 32"]) -> Float[Tensor, " batch"]:
+        return self.layers(x.contiguous(memory_format=torch.channels_last)).squeeze(1)
+
+
+class ImageVAE(nn.Module):
+    """q(z|x) = N(mean, diag exp(logvar)), whose standard deviation cannot but be positive; decoder: `Generator`."""
+
+    def __init__(self, latent: int = 100, architecture: str = "conv"):
+        super().__init__()
+        self.latent = latent
+        self.encoder = _from_image(architecture, 2 * latent)
+        self.decoder = Generator(latent, architecture)
+
+    def encode(
+        self, x: Float[Tensor, "batch 3 32 32"]
+    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+        """Mean and log-variance of q(z|x)."""
+        mean, logvar = self.encoder(x.contiguous(memory_format=torch.channels_last)).chunk(2, dim=1)
+        return mean, logvar
+
+    def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 3 32 32"]:
+        """g(z), the mean of p(x|z)."""
+        return self.decoder(z)

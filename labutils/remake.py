@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from . import data, features, keynumbers, networks, reference, vae
-from .training import History, pick_device
+from . import data, features, gan, keynumbers, networks, reference, vae
+from .training import History, pick_device, save_checkpoint
 
 EPOCHS = 20
+GAN, GAN_STEPS = gan.Recipe(learning_rate=3e-4, critic_rate=5e-4, shift=2, bfloat16=True), 12_000
+VAE, VAE_EPOCHS = vae.Recipe(learning_rate=1e-3, schedule="one-cycle"), 50
 
 
 def vae_mnist(folder: Path, seed: int = 0, device: str = "auto") -> Path:
@@ -77,6 +80,77 @@ def _circumstances(seed: int, where: torch.device, history: History) -> dict:
         "minutes": round(history.seconds / 60, 1),
         "versions": keynumbers.versions(),
     }
+
+
+def svhn_gan(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str = "auto") -> Path:
+    """The GAN of problem 3 on the whole training file of `svhn`; keeps the averaged generator, in half precision.
+
+    A checkpoint lies in `folder`, so that a cut run continues, and beside it the averaged generator after every
+    thousand steps. Writes `svhn_gan.safetensors` and its entry in `manifest.json`, with the curves of the losses.
+    An hour or more on one core of a processor that computes in bfloat16.
+    """
+    where, found = pick_device(device), data.load("svhn", data_dir)
+    train = data.read_mat(data.data_folder(data_dir) / "train_32x32.mat")
+    model, critic = (vae.initialise(make, seed).to(where) for make in (networks.Generator, networks.Critic))
+
+    def snapshot(done: int, average: torch.nn.Module) -> dict[str, float]:
+        save_checkpoint(folder / f"svhn_gan-{done:05d}.pt", average.state_dict())
+        return {}
+
+    trained = gan.train(
+        model, critic, train.images, GAN, steps=GAN_STEPS, seed=seed, checkpoint=folder / "svhn_gan.pt",
+        about={"data": found.sha256}, evaluate=snapshot, evaluate_every=1000,
+    )  # fmt: skip
+    about = {
+        "recipe": "WGAN-GP",
+        "settings": asdict(GAN) | {"steps": GAN_STEPS},
+        "data": {found.name: found.sha256},
+        "curves": step_curve(trained.history, ("wasserstein", "penalty", "gradient_norm")),
+    }
+    reference.save("svhn_gan", trained.average.half(), about | _circumstances(seed, where, trained.history), folder)
+    return folder / "svhn_gan.safetensors"
+
+
+def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str = "auto") -> Path:
+    """Both VAEs of problem 3 on the whole training file of `svhn`, in half precision.
+
+    `svhn_vae` has the calibrated variance, which its entry in `manifest.json` holds; `svhn_vae_unit` is the decoder
+    of N(x; g(z), I). Checkpoints lie in `folder`, so that a cut run continues. Ten minutes each on one core.
+    """
+    where, found = pick_device(device), data.load("svhn", data_dir)
+    train = data.read_mat(data.data_folder(data_dir) / "train_32x32.mat")
+    for name in ("svhn_vae_unit", "svhn_vae"):
+        model, unit = vae.initialise(networks.ImageVAE, seed).to(where), name == "svhn_vae_unit"
+        history = vae.train(
+            model, train.images, VAE, epochs=VAE_EPOCHS, watch={}, seed=seed, checkpoint=folder / f"{name}.pt",
+            likelihood=vae.gaussian_log_likelihood if unit else vae.calibrated_log_likelihood,
+            prepare=data.from_bytes, about={"data": found.sha256, "model": name},
+        )  # fmt: skip
+        variance = 1.0 if unit else vae.fitted_variance(model, data.from_bytes(train.images), seed=seed)
+        likelihood = partial(vae.gaussian_log_likelihood, variance=variance)
+        test = vae.evaluate_elbo(model, data.from_bytes(found.test.images), seed=seed, likelihood=likelihood)
+        about = {
+            "recipe": "N(g, I)" if unit else "calibrated",
+            "settings": asdict(VAE) | {"epochs": VAE_EPOCHS},
+            "data": {found.name: found.sha256},
+            "variance": variance,
+            "test_elbo": asdict(test.elbo),
+            "curves": step_curve(history, ("reconstruction", "kl")),
+        }
+        kept = model.decoder if unit else model
+        reference.save(name, kept.half(), about | _circumstances(seed, where, history), folder)
+    return folder / "svhn_vae.safetensors"
+
+
+def step_curve(history: History, names: tuple[str, ...], points: int = 60) -> dict[str, list]:
+    """Means of logged quantities over `points` equal stretches of the steps."""
+    curve: dict[str, list] = {}
+    for name in names:
+        steps, values = history.column(name)
+        parts = [slice(p[0], p[-1] + 1) for p in np.array_split(np.arange(len(steps)), min(points, len(steps)))]
+        curve["step"] = [int(steps[p][-1]) for p in parts]
+        curve[name] = [float(f"{values[p].mean():.4g}") for p in parts]
+    return curve
 
 
 def epoch_curve(history: History) -> dict[str, list]:

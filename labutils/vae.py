@@ -34,10 +34,22 @@ def bernoulli_log_likelihood(
 
 
 def gaussian_log_likelihood(
+    mean: Float[Tensor, "*batch c h w"], x: Float[Tensor, "*batch c h w"], variance: float | Float[Tensor, ""] = 1.0
+) -> Float[Tensor, "*batch"]:
+    """log N(x; mean, σ²I), summed over pixels and channels: −½(x − mean)²/σ² − ½ log 2πσ² each. variance: σ²."""
+    variance = torch.as_tensor(variance, dtype=mean.dtype, device=mean.device)
+    return -0.5 * ((x - mean).square() / variance + torch.log(2 * math.pi * variance)).sum(dim=(-3, -2, -1))
+
+
+def calibrated_log_likelihood(
     mean: Float[Tensor, "*batch c h w"], x: Float[Tensor, "*batch c h w"]
 ) -> Float[Tensor, "*batch"]:
-    """log N(x; mean, I), summed over pixels and channels, with its constant: −½(x − mean)² − ½ log 2π each."""
-    return (-0.5 * (x - mean).square() - 0.5 * math.log(2 * math.pi)).sum(dim=(-3, -2, -1))
+    """log N(x; mean, σ²I) with the σ² that maximises it over the batch: the mean of (x − mean)².
+
+    The optimal σ-VAE (Rybkin, Daniilidis and Levine 2021, equation 6): for training, where the right σ² falls as
+    the decoder improves. It joins the images of a batch, so evaluate with `gaussian_log_likelihood` and a fixed σ².
+    """
+    return gaussian_log_likelihood(mean, x, (x - mean).square().mean())
 
 
 Likelihood = Callable[[Tensor, Tensor], Tensor]
@@ -120,6 +132,19 @@ def evaluate_elbo(
             column.append(torch.stack([draw[k].double() for draw in draws]).mean(dim=0).cpu())
     per_image = [torch.cat(column) for column in columns]
     return ElboEstimate(*(estimates.mean(column) for column in per_image), per_image[0])
+
+
+@torch.no_grad()
+def fitted_variance(
+    model: nn.Module, images: Float[Tensor, "n c h w"], *, seed: int = 0, batch_size: int = 500
+) -> float:
+    """The σ² with which N(x; g(z), σ²I) fits the images best: the mean of (x − g(z))², one z ~ q(z|x) an image."""
+    device, total = next(model.parameters()).device, 0.0
+    for start in range(0, len(images), batch_size):
+        x = images[start : start + batch_size].to(device)
+        noise = torch.stack([image_noise(seed, start + i, model.latent) for i in range(len(x))]).to(device)
+        total += (x - model.decode(reparametrise(*model.encode(x), noise))).double().square().sum().item()
+    return total / images.numel()
 
 
 # --- the likelihood, by importance sampling ---------------------------------------------------------------
@@ -278,7 +303,7 @@ RECIPES = {"baseline": Recipe(), "tuned": Recipe(learning_rate=4e-3, schedule="o
 
 def train(
     model: nn.Module,
-    images: Integer[Tensor, "n 1 h w"],
+    images: Integer[Tensor, "n c h w"],
     recipe: Recipe,
     *,
     epochs: int,
@@ -286,13 +311,16 @@ def train(
     seed: int = 0,
     checkpoint: Path | None = None,
     about: Mapping[str, object] | None = None,
+    likelihood: Likelihood = bernoulli_log_likelihood,
+    prepare: Callable[[Tensor], Tensor] = Tensor.float,
 ) -> History:
     """Maximise the ELBO with Adam; training ends in `model`.
 
     watch: name → images whose ELBO is measured after every epoch; rows such as `valid_elbo`, `valid_kl` and
     `valid_reconstruction` join the history beside `loss`, `kl` and `reconstruction`, means over training
     batches. With `checkpoint` the training resumes exactly where it was cut. `about`: further plain values that
-    the checkpoint must agree with, such as the hash of the data.
+    the checkpoint must agree with, such as the hash of the data. prepare: from stored numbers to the model's
+    input, `data.from_bytes` for colour images.
     """
     device = next(model.parameters()).device
     batches = Batches(len(images), recipe.batch_size, seed)
@@ -302,9 +330,9 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: recipe.factor(i, total))
 
     def step(i: int) -> dict[str, Tensor]:
-        x = images[batches(i).to(device)].float()
+        x = prepare(images[batches(i).to(device)])
         noise = torch.randn(len(x), model.latent, generator=generator(seed, "z", i, device=device), device=device)
-        terms = elbo(model, x, noise)
+        terms = elbo(model, x, noise, likelihood)
         loss = -terms.elbo.mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -313,7 +341,9 @@ def train(
         return {"loss": loss, "reconstruction": terms.reconstruction.mean(), "kl": terms.kl.mean()}
 
     def evaluate() -> dict[str, float]:
-        found = {name: evaluate_elbo(model, some, seed=seed) for name, some in watch.items()}
+        found = {
+            name: evaluate_elbo(model, prepare(some), seed=seed, likelihood=likelihood) for name, some in watch.items()
+        }
         terms = ("elbo", "reconstruction", "kl")
         return {f"{name}_{term}": getattr(found[name], term).value for name in found for term in terms}
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from labutils import estimates, networks, training, vae
+from labutils import data, estimates, networks, training, vae
 
 g = training.generator
 
@@ -100,6 +100,38 @@ def test_bernoulli_log_likelihood_survives_a_sure_decoder():
     assert vae.bernoulli_log_likelihood(logits, x).tolist() == [0.0, -400.0]
 
 
+def test_gaussian_log_likelihood_is_that_of_torch_distributions():
+    mean, x = torch.randn(2, 6, 3, 4, 4, generator=g(0), dtype=torch.float64)
+    for variance in (1.0, 0.04):
+        expected = Normal(mean, variance**0.5).log_prob(x).sum(dim=(1, 2, 3))
+        assert torch.allclose(vae.gaussian_log_likelihood(mean, x, variance), expected, rtol=1e-12)
+    assert torch.equal(vae.gaussian_log_likelihood(mean, x), vae.gaussian_log_likelihood(mean, x, 1.0))
+
+
+def test_the_calibrated_variance_is_the_best_one_and_its_gradient_that_of_a_fixed_one():
+    mean, x = torch.randn(2, 6, 3, 4, 4, generator=g(0), dtype=torch.float64)
+    mean = (x + 0.3 * mean).requires_grad_()
+    total = vae.calibrated_log_likelihood(mean, x).sum()
+    best = (x - mean).square().mean().item()
+    # In closed form −½ n (log 2πσ² + 1), n values in all; and no other σ² does better.
+    assert total.item() == pytest.approx(-0.5 * x.numel() * (math.log(2 * math.pi * best) + 1), rel=1e-12)
+    for other in (0.9 * best, 1.1 * best, 1.0):
+        assert vae.gaussian_log_likelihood(mean, x, other).sum() < total
+    (gradient,) = torch.autograd.grad(total, mean)
+    (fixed,) = torch.autograd.grad(vae.gaussian_log_likelihood(mean, x, best).sum(), mean)
+    assert torch.allclose(gradient, fixed, rtol=1e-10), "σ² is at its optimum: its own change adds nothing"
+
+
+def test_fitted_variance_is_that_of_the_linear_model():
+    """For x ~ p(x) and z ~ p(z|x), x − Wz is the noise of the model, N(0, I) in every value."""
+    model = networks.LinearGaussianVAE()
+    z = torch.randn(20_000, 3, generator=g(0), dtype=torch.float64)
+    x = model.decode(z) + torch.randn(20_000, 1, 2, 3, generator=g(1), dtype=torch.float64)
+    found = vae.fitted_variance(model, x)
+    assert found == pytest.approx(1.0, abs=5 * (2 / 120_000) ** 0.5)
+    assert vae.fitted_variance(model, x[:100], batch_size=7) == pytest.approx(vae.fitted_variance(model, x[:100]))
+
+
 def test_gaussian_kl_is_the_closed_form_and_the_expectation():
     mean, logvar = torch.randn(2, 5, 100, generator=g(0), dtype=torch.float64)
     kl = vae.gaussian_kl(mean, logvar)
@@ -186,6 +218,38 @@ def test_training_raises_the_bound_and_leaves_history(mnist):
     # Trained weights describe digits better than other pictures: the bound is not a constant.
     upside_down = vae.evaluate_elbo(model, mnist.valid.images[:200].flip(2, 3).roll(9, 3)).elbo.value
     assert upside_down < valid[1] - 20
+
+
+class SmallColour(nn.Module):
+    """A VAE of 3×32×32 images that is linear, so that it trains in no time."""
+
+    latent = 2
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Linear(3072, 4), nn.Linear(2, 3072)
+        nn.init.zeros_(self.up.weight)
+
+    def encode(self, x):
+        mean, logvar = self.down(x.flatten(1)).chunk(2, dim=1)
+        return mean, logvar
+
+    def decode(self, z):
+        return self.up(z).view(-1, 3, 32, 32)
+
+
+def test_training_on_colour_images_learns_the_mean_and_the_variance():
+    images = torch.randint(20, 61, (128, 3, 32, 32), generator=g(0), dtype=torch.uint8)
+    model = vae.initialise(SmallColour, 0)
+    history = vae.train(
+        model, images, vae.Recipe(batch_size=4, learning_rate=1e-2), epochs=4, watch={"train": images[:16]},
+        likelihood=vae.calibrated_log_likelihood, prepare=data.from_bytes,
+    )  # fmt: skip
+    x = data.from_bytes(images)
+    noise = (x - x.mean()).square().mean().item()  # of a decoder that knows the mean and nothing else
+    assert 0.8 * noise < vae.fitted_variance(model, x) < 1.3 * noise
+    found = history.column("train_elbo")[1]
+    assert found[-1] > found[0] + 1000 and found[-1] < -0.5 * 3072 * (math.log(2 * math.pi * noise) + 1)
 
 
 def test_schedules():
