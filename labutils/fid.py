@@ -1,0 +1,538 @@
+"""Scores of samples against real data, in the feature space of a frozen network.
+
+Fréchet distance (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017), precision and recall
+(Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020), kernel distance (Bińkowski et al. 2018). Each
+comes with an error and its sample sizes, and means something only beside its *floor*: the same score of real data.
+
+An error here is the standard error over repeated draws of both sets at these sizes. The bias of a small sample
+is not in it: a Fréchet distance of 1,000 samples lies above that of 10,000 by far more than its error, so compare
+equal sizes only.
+
+Features are torch tensors or NumPy arrays, one row an image, of any float type; all arithmetic is in float64.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from scipy.linalg.lapack import dpstrf
+from torch import Tensor
+
+from . import estimates
+from .estimates import Estimate
+from .training import generator, write_whole
+
+Features = Float[Tensor, "_n _d"] | Float[np.ndarray, "_n _d"]
+Vector, Matrix = Float64[np.ndarray, " _d"], Float64[np.ndarray, "_r _c"]
+BLOCK = 1024  # rows that a stream gathers before it updates its moments
+
+
+# --- moments ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """count; mean (d,); scatter (d, d), the sum of (x − mean)(x − mean)ᵀ."""
+
+    count: int
+    mean: Vector
+    scatter: Matrix
+
+    @staticmethod
+    def of(rows: Features) -> Moments:
+        rows = _rows(rows, "features")
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        return Moments(len(rows), mean, centred.T @ centred)
+
+    @property
+    def cov(self) -> Matrix:
+        """Covariance with the n−1 denominator; ValueError for fewer than two vectors."""
+        _at_least(2, self.count)
+        return self.scatter / (self.count - 1)
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both sets together (Chan, Golub and LeVeque 1979, eq. 2.1)."""
+        return self._shift(other, 1)
+
+    def without(self, part: Moments) -> Moments:
+        """Moments of what is left when `part`, a subset, is taken out: `merge` read backwards."""
+        return self._shift(part, -1)
+
+    def _shift(self, other: Moments, sign: int) -> Moments:
+        count = self.count + sign * other.count
+        step = other.mean - self.mean
+        weight = sign * other.count * self.count / count
+        mean = self.mean + sign * other.count / count * step
+        scatter = self.scatter + sign * other.scatter
+        scatter += weight * np.outer(step, step)
+        return Moments(count, mean, scatter)
+
+
+def moments(features: Iterable[Tensor | np.ndarray]) -> Moments:
+    """Moments of a stream of (d,) vectors or (batch, d) batches, in memory that does not grow with its length."""
+    blocks = _blocks(features, "features")
+    found = Moments.of(next(blocks))
+    for rows in blocks:
+        found = found.merge(Moments.of(rows))
+    return found
+
+
+def _blocks(features: Iterable[Tensor | np.ndarray], name: str) -> Iterator[Matrix]:
+    """The stream regrouped into checked float64 blocks: single vectors are too small to be worth a matrix product.
+
+    A block holds at least as many rows as the features are wide, so that a shorter stream is one block.
+    Rows are copied out at once: an iterator may yield the same buffer again and again.
+    """
+    buffer, filled = None, 0
+    for item in features:
+        rows = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
+        if not isinstance(rows, np.ndarray) or rows.ndim not in (1, 2):
+            kind = f"shape {rows.shape}" if isinstance(rows, np.ndarray) else f"type {type(item).__name__}"
+            raise ValueError(f"{name}: an item of {kind}; the iterator yields (d,) vectors or (batch, d) batches")
+        if buffer is None:
+            buffer = np.empty((max(BLOCK, rows.shape[-1]), rows.shape[-1]))
+        if rows.shape[-1] != buffer.shape[1]:
+            raise ValueError(f"{name}: a vector of width {rows.shape[-1]} after vectors of width {buffer.shape[1]}")
+        rows = rows[None] if rows.ndim == 1 else rows
+        while len(rows):
+            taken = min(len(rows), len(buffer) - filled)
+            buffer[filled : filled + taken] = rows[:taken]
+            rows, filled = rows[taken:], filled + taken
+            if filled == len(buffer):
+                yield _rows(buffer, name)
+                filled = 0
+    if buffer is None:
+        raise ValueError(f"{name}: the iterator is empty; it may have been used up before")
+    if filled:
+        yield _rows(buffer[:filled], name)
+
+
+def _rows(features: Features, name: str) -> Matrix:
+    """Checked float64 rows: a view of a float64 array, a copy of anything else."""
+    rows = features.detach().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
+    if rows.ndim != 2:
+        raise ValueError(f"{name}: shape {rows.shape}; expected (n, d), one row an image")
+    rows = rows.astype(np.float64, copy=False)
+    if not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise ValueError(f"{name}: {rows[row, column]} in column {column}; features must be finite")
+    return rows
+
+
+def _at_least(n: int, count: int, what: str = "a covariance") -> None:
+    if count < n:
+        raise ValueError(f"{what} needs at least {n} feature vectors, got {count}")
+
+
+def _pair(x: Features, y: Features) -> tuple[Matrix, Matrix]:
+    x, y = _rows(x, "first set"), _rows(y, "second set")
+    _same_width(x.shape[1], y.shape[1])
+    return x, y
+
+
+def _same_width(p: int, q: int) -> None:
+    if p != q:
+        raise ValueError(f"features of width {p} against features of width {q}; use one feature network for both")
+
+
+# --- Fréchet distance -------------------------------------------------------------------------------------
+
+
+def calculate_fid_score(
+    sample_feature_iterator: Iterable[Tensor | np.ndarray], testset_feature_iterator: Iterable[Tensor | np.ndarray]
+) -> float:
+    """‖μ_p − μ_q‖² + Tr(Σ_p + Σ_q − 2(Σ_pΣ_q)^½) of two streams of features, in constant memory.
+
+    Iterators yield (d,) vectors or (batch, d) batches, torch or NumPy; d is 512 in this lab, but any will do.
+    Covariances have the n−1 denominator. Raises ValueError for an empty stream, fewer than two vectors,
+    different widths, another number of dimensions, or a feature that is not finite.
+    """
+    mean_p, root_p = _mean_and_root(sample_feature_iterator, "samples")
+    mean_q, root_q = _mean_and_root(testset_feature_iterator, "test set")
+    return _distance(mean_p, root_p, mean_q, root_q)
+
+
+def frechet_distance(mu_p: Vector, cov_p: Matrix, mu_q: Vector, cov_q: Matrix) -> float:
+    """Squared Fréchet (2-Wasserstein) distance of N(mu_p, cov_p) and N(mu_q, cov_q); arrays, float64.
+
+    Dowson and Landau 1982, eq. 4. ValueError for a matrix that is not a covariance.
+    """
+    return _distance(mu_p, covariance_root(cov_p), mu_q, covariance_root(cov_q))
+
+
+def covariance_root(cov: Matrix) -> Matrix:
+    """A matrix A (d, rank) with AAᵀ = cov, by Cholesky decomposition with pivoting, which finds the rank.
+
+    ValueError if cov is not symmetric and positive semi-definite.
+    """
+    packed, pivots, rank, _ = dpstrf(cov, lower=1)
+    root = np.zeros((len(cov), rank))
+    root[pivots - 1] = np.tril(packed)[:, :rank]
+    trace = np.trace(cov)
+    lost, skew = abs((root**2).sum() - trace), np.abs(cov - cov.T).max()
+    if not (lost <= 1e-8 * trace and skew <= 1e-8 * trace):
+        raise ValueError("the matrix is not a covariance: expected it finite, symmetric, positive semi-definite")
+    return root
+
+
+def _mean_and_root(features: Iterable[Tensor | np.ndarray], name: str) -> tuple[Vector, Matrix]:
+    blocks = _blocks(features, name)
+    first = next(blocks)
+    if len(first) <= first.shape[1]:  # all there is; the centred vectors are a root already, and a smaller one
+        _at_least(2, len(first), name)
+        mean = first.mean(axis=0)
+        return mean, (first - mean).T / math.sqrt(len(first) - 1)
+    found = Moments.of(first)
+    for rows in blocks:
+        found = found.merge(Moments.of(rows))
+    _at_least(2, found.count, name)
+    return found.mean, covariance_root(found.cov)
+
+
+def _distance(mean_p: Vector, root_p: Matrix, mean_q: Vector, root_q: Matrix) -> float:
+    """From any roots AAᵀ = Σ_p, BBᵀ = Σ_q: Σ_pΣ_q has the eigenvalues of (AᵀB)(AᵀB)ᵀ, so Tr(Σ_pΣ_q)^½ = ‖AᵀB‖_*."""
+    _same_width(len(mean_p), len(mean_q))
+    spread = (root_p**2).sum() + (root_q**2).sum() - 2 * nuclear_norm(root_p.T @ root_q)
+    return max(0.0, float(((mean_p - mean_q) ** 2).sum() + spread))  # below zero by rounding only
+
+
+def nuclear_norm(a: Matrix) -> float:
+    """Sum of the singular values of `a`.
+
+    As roots of the eigenvalues of aaᵀ, three times as fast, where that is exact to 1e-10: an eigenvalue is off by
+    up to ε‖a‖², its root by half of that over the root, which is far too much where `a` is nearly singular.
+    """
+    a = a if a.shape[0] <= a.shape[1] else a.T
+    if not a.size:
+        return 0.0
+    squares = np.linalg.eigvalsh(a @ a.T)
+    if squares[0] > 0:
+        values = np.sqrt(squares)
+        if np.finfo(float).eps * squares[-1] * (1 / values).sum() <= 1e-10 * values.sum():
+            return float(values.sum())
+    return float(np.linalg.svd(a, compute_uv=False).sum())
+
+
+def frechet_with_error(x: Features, y: Features, groups: int = 20, seed: int = 0) -> Estimate:
+    """The Fréchet distance of two sets of features with its standard error, by a grouped jackknife over both.
+
+    Each set is dealt at random into `groups`; the distance is computed again without each group in turn, and
+    (G−1)/G Σ_g (d_g − mean)² is summed over both sets (Efron and Tibshirani 1993, eq. 11.5, for groups). A
+    bootstrap would repeat points, which narrows the covariance and raises the distance. The error says how the
+    distance varies over new sets of these sizes, around its expectation *at these sizes*: bias is not in it.
+    """
+    x, y = _pair(x, y)
+    sets = [Moments.of(x), Moments.of(y)]
+    for m in sets:
+        _at_least(3, m.count, "a jackknife")
+    roots = [covariance_root(m.cov) for m in sets]
+    value = _distance(sets[0].mean, roots[0], sets[1].mean, roots[1])
+    variance = 0.0
+    for rows, whole, other, root in ((x, sets[0], sets[1], roots[1]), (y, sets[1], sets[0], roots[0])):
+        rest = (whole.without(Moments.of(rows[group])) for group in _deal(len(rows), groups, seed))
+        variance += _jackknife([_distance(m.mean, covariance_root(m.cov), other.mean, root) for m in rest])
+    return Estimate(value, math.sqrt(variance), len(x))
+
+
+def _deal(n: int, groups: int, seed: int) -> list[np.ndarray]:
+    """Row numbers of random groups of nearly equal size: files are often sorted by class."""
+    if groups < 2:
+        raise ValueError(f"groups is {groups}; a jackknife needs at least 2")
+    order = torch.randperm(n, generator=generator(seed, "groups")).numpy()
+    return np.array_split(order, min(groups, n))
+
+
+def _jackknife(left_out: list[float] | Vector) -> float:
+    return float((len(left_out) - 1) * np.var(left_out))
+
+
+# --- precision and recall ---------------------------------------------------------------------------------
+
+
+class ManifoldScores(NamedTuple):
+    """Errors are over the averaged items, with the balls and the other set held fixed."""
+
+    precision: Estimate  # share of fakes inside a ball of the real set: does a sample look real?
+    recall: Estimate  # share of real ones inside a ball of the fakes: can the model make it?
+    density: Estimate  # balls of the real set around a fake, over k; 1 where both laws agree
+    coverage: Estimate  # share of balls of the real set with a fake in them
+
+
+def manifold_scores(real: Features, fake: Features, k: int = 5) -> ManifoldScores:
+    """Precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2), density and coverage (Naeem et al. 2020, eq. 1-5).
+
+    A ball around each vector reaches to its k-th nearest neighbour in its own set; its boundary is outside.
+    ValueError for a set of k vectors or fewer.
+    """
+    real, fake = _pair(real, fake)
+    return _manifold_scores(real, fake, _balls(real, k), _balls(fake, k), k)
+
+
+def _manifold_scores(real: Matrix, fake: Matrix, real_balls: Vector, fake_balls: Vector, k: int) -> ManifoldScores:
+    around = np.zeros(len(fake))
+    reached, covered = [], []
+    for rows, squares in _square_distances(real, fake):
+        inside = squares < real_balls[rows, None]
+        around += inside.sum(axis=0)
+        covered.append(inside.any(axis=1))
+        reached.append((squares < fake_balls).any(axis=1))
+    items = (around > 0, np.concatenate(reached), around / k, np.concatenate(covered))
+    return ManifoldScores(*(estimates.mean(torch.as_tensor(v, dtype=torch.float64)) for v in items))
+
+
+def _square_distances(x: Matrix, y: Matrix) -> Iterator[tuple[slice, Matrix]]:
+    """Squared distances of some rows of x to all of y, a few million at a time."""
+    centre = y.mean(axis=0)  # small numbers: |a|² + |b|² − 2ab loses what they have in common
+    x, y = x - centre, y - centre
+    y_squares = (y**2).sum(axis=1)
+    step = max(1, (1 << 22) // len(y))
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        yield rows, (x[rows] ** 2).sum(axis=1)[:, None] + y_squares - 2 * x[rows] @ y.T
+
+
+def _balls(x: Matrix, k: int) -> Vector:
+    """Squared distance of each row to its k-th neighbour, less a hair: a vector on the boundary stays outside."""
+    if k < 1:
+        raise ValueError(f"k is {k}; expected at least 1 neighbour")
+    _at_least(k + 1, len(x), f"a ball around {k} neighbours")
+    nearest = [np.partition(squares, k, axis=1)[:, k] for _, squares in _square_distances(x, x)]
+    return np.concatenate(nearest) * (1 - 1e-9)
+
+
+# --- kernel distance --------------------------------------------------------------------------------------
+
+
+def kid(fake: Features, real: Features, groups: int = 20, seed: int = 0) -> Estimate:
+    """Squared maximum mean discrepancy with the kernel (a·b/d + 1)³, unbiased, of *standardised* features.
+
+    Bińkowski et al. 2018, eq. 4. Both sets are first shifted and scaled by the real set's mean and standard
+    deviation of each feature (one that never varies there is only shifted), since the cube of raw features is ruled
+    by the few largest. All pairs are used, no subsets. Unlike the Fréchet distance it has no bias from small samples,
+    so it can be negative. The error is a grouped jackknife's over both sets, the standardisation held fixed.
+    """
+    fake, real = _pair(fake, real)
+    centre, scale = _standard(real)
+    x = _deal_out((fake - centre) / scale, groups, seed)
+    y = _deal_out((real - centre) / scale, groups, seed)
+    return _kid(x, y, _kernel_sums(y, y))
+
+
+def _standard(real: Matrix) -> tuple[Vector, Vector]:
+    _at_least(3, len(real), "a kernel distance with its error")
+    sd = real.std(axis=0, ddof=1)
+    return real.mean(axis=0), np.where(sd > 0, sd, 1.0)
+
+
+def _deal_out(rows: Matrix, groups: int, seed: int) -> list[Matrix]:
+    _at_least(3, len(rows), "a kernel distance with its error")
+    return [rows[group] for group in _deal(len(rows), groups, seed)]
+
+
+def _kernel_sums(x: list[Matrix], y: list[Matrix]) -> Matrix:
+    """Σ k(a, b) over each pair of groups; of a set with itself, without the pairs of a vector with itself."""
+    joined = np.concatenate(y)
+    starts = np.cumsum([0, *(len(b) for b in y[:-1])])
+    d = joined.shape[1]
+    sums = [np.add.reduceat(((a @ joined.T / d + 1) ** 3).sum(axis=0), starts) for a in x]
+    alone = [(((a**2).sum(axis=1) / d + 1) ** 3).sum() for a in x] if x is y else np.zeros(len(x))
+    return np.array(sums) - (np.diag(alone) if x is y else 0.0)
+
+
+def _kid(x: list[Matrix], y: list[Matrix], within_y: Matrix) -> Estimate:
+    within_x, across = _kernel_sums(x, x), _kernel_sums(x, y)
+    sizes_x, sizes_y = np.array([len(a) for a in x]), np.array([len(b) for b in y])
+
+    def value(keep_x: np.ndarray, keep_y: np.ndarray) -> float:
+        n, m = keep_x @ sizes_x, keep_y @ sizes_y
+        own = keep_x @ within_x @ keep_x / (n * (n - 1)) + keep_y @ within_y @ keep_y / (m * (m - 1))
+        return float(own - 2 * keep_x @ across @ keep_y / (n * m))
+
+    all_x, all_y = np.ones(len(x)), np.ones(len(y))
+    variance = _jackknife([value(keep, all_y) for keep in 1 - np.eye(len(x))])
+    variance += _jackknife([value(all_x, keep) for keep in 1 - np.eye(len(y))])
+    return Estimate(value(all_x, all_y), math.sqrt(variance), int(sizes_x.sum()))
+
+
+# --- all scores, and their floor --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every score of n vectors against m real ones."""
+
+    fid: Estimate
+    kid: Estimate
+    precision: Estimate
+    recall: Estimate
+    density: Estimate
+    coverage: Estimate
+    n: int
+    m: int
+
+
+SCORES = tuple(f.name for f in fields(Scores))[:6]
+
+
+class RealSet:
+    """Real features with what each score needs of them, computed once: for several models, a ladder, a floor.
+
+    k: neighbours of precision, recall, density and coverage; groups: of the jackknife.
+    """
+
+    def __init__(self, features: Features, k: int = 5, groups: int = 20, seed: int = 0):
+        self.rows, self.k, self.groups, self.seed = _rows(features, "real set"), k, groups, seed
+        self.centre, self.scale = _standard(self.rows)
+        self.moments = Moments.of(self.rows)
+        self.root = covariance_root(self.moments.cov)
+        self.balls = _balls(self.rows, k)
+        self.standardised = _deal_out((self.rows - self.centre) / self.scale, groups, seed)
+        self.kernel_sums = _kernel_sums(self.standardised, self.standardised)
+
+
+def scores(sample: Features, test: Features | RealSet, *, fid_error: bool = True) -> Scores:
+    """All scores of a sample's features against those of the test set.
+
+    fid_error: with the jackknife of the Fréchet distance, forty times the work of the distance; else it is NaN.
+    """
+    real = test if isinstance(test, RealSet) else RealSet(test)
+    sample, _ = _pair(sample, real.rows)
+    if fid_error:
+        fid = frechet_with_error(sample, real.rows, real.groups, real.seed)
+    else:
+        mine = Moments.of(sample)
+        value = _distance(mine.mean, covariance_root(mine.cov), real.moments.mean, real.root)
+        fid = Estimate(value, math.nan, len(sample))
+    groups = _deal_out((sample - real.centre) / real.scale, real.groups, real.seed)
+    kernel = _kid(groups, real.standardised, real.kernel_sums)
+    manifold = _manifold_scores(real.rows, sample, real.balls, _balls(sample, real.k), real.k)
+    return Scores(fid, kernel, *manifold, n=len(sample), m=len(real.rows))
+
+
+def real_floor(train: Features, test: Features | RealSet, n: int, repeats: int = 10, seed: int = 0) -> Scores:
+    """Real against real: the scores of `n` random training crops against the test crops, over `repeats` draws.
+
+    Each value is a mean over draws; its error is the standard deviation of *one* draw, to lay beside one set of samples
+    (not the smaller error of the mean). Draws from N crops overlap: the spread is corrected by √(1 − n/N) for that.
+    ValueError unless 2 ≤ repeats and n < N.
+    """
+    train = _rows(train, "training set")
+    if not (0 < n < len(train) and repeats >= 2):
+        raise ValueError(f"{repeats} draws of {n} out of {len(train)} real vectors; expected 2 or more, of fewer")
+    real = test if isinstance(test, RealSet) else RealSet(test)
+    draws = []
+    for i in range(repeats):
+        chosen = torch.randperm(len(train), generator=generator(seed, "floor", i))[:n].numpy()
+        draws.append(scores(train[chosen], real, fid_error=False))
+    overlap = math.sqrt(1 - n / len(train))
+    found = {name: np.array([getattr(draw, name).value for draw in draws]) for name in SCORES}
+    summary = {name: Estimate(float(v.mean()), float(v.std(ddof=1) / overlap), n) for name, v in found.items()}
+    return Scores(**summary, n=n, m=len(real.rows))
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores with their floor beside; printed, one line a score."""
+
+    scores: Scores
+    floor: Scores | None = None
+
+    def __str__(self) -> str:
+        s, floor = self.scores, self.floor
+        lines = [f"{s.n:,} samples against {s.m:,} test images"]
+        heading = f"{'':10} {'samples':>22}"
+        if floor:
+            lines[0] += f"; floor: {floor.n:,} real training images against the same"
+            heading += f" {'floor':>22}   samples / floor"
+        lines.append(heading)
+        for name in SCORES:
+            line = f"{name:10} {_short(getattr(s, name)):>22}"
+            if floor:
+                ratio = getattr(s, name).value / getattr(floor, name).value
+                line += f" {_short(getattr(floor, name)):>22}" + ("" if name == "kid" else f"   {ratio:.2f}")
+            lines.append(line)
+        return "\n".join(lines)
+
+
+def _short(estimate: Estimate) -> str:
+    return str(estimate).rsplit(" (", 1)[0]
+
+
+# --- saved statistics -------------------------------------------------------------------------------------
+
+
+class StatisticsError(ValueError):
+    """A statistics file cannot be used, or two do not belong together; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a set of images leaves behind: moments of its features, maybe the features, and whose features they are."""
+
+    moments: Moments
+    network: str
+    network_sha256: str
+    real: bool  # of real images, so that a floor can be told
+    features: Float[np.ndarray, "_n _d"] | None = None
+
+    @staticmethod
+    def of(features: Features, network: str, network_sha256: str, real: bool) -> Statistics:
+        rows = features.detach().cpu().numpy() if isinstance(features, Tensor) else features
+        return Statistics(Moments.of(features), network, network_sha256, real, rows)
+
+
+def save_statistics(path: Path, statistics: Statistics, with_features: bool = True) -> None:
+    """Write an .npz file of plain arrays; with the features every score can be told from it, else only the FID.
+
+    FileExistsError if there is a file of that name already.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another name, or move it away")
+    m = statistics.moments
+    content = {"mean": m.mean, "cov": m.cov, "count": m.count, "real": statistics.real}
+    content |= {"network": statistics.network, "network_sha256": statistics.network_sha256}
+    if with_features and statistics.features is not None:
+        content["features"] = statistics.features
+    file = io.BytesIO()
+    np.savez(file, **content)
+    write_whole(path, file.getvalue())
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Read what `save_statistics` wrote; nothing in it can execute. StatisticsError for any other or damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+        count, mean, cov = int(content["count"]), content["mean"], content["cov"]
+        covariance_root(cov)
+        if not (count >= 2 and mean.shape == (len(cov),) and np.isfinite(mean).all()):
+            raise ValueError("its mean, covariance and count do not fit together")
+        features = content.get("features")
+        if features is not None and features.shape != (count, len(mean)):
+            raise ValueError(f"features of shape {features.shape} for {count} vectors of width {len(mean)}")
+        network, digest, real = str(content["network"]), str(content["network_sha256"]), bool(content["real"])
+    except FileNotFoundError:
+        raise
+    except KeyError as error:
+        raise StatisticsError(f"{path} is no file of feature statistics: it has no {error}") from None
+    except (ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise StatisticsError(f"{path} is damaged, or no file of feature statistics: {error}") from error
+    return Statistics(Moments(count, mean, cov * (count - 1)), network, digest, real, features)
+
+
+def same_network(p: Statistics, q: Statistics) -> None:
+    """StatisticsError if the two were made with different feature networks: such numbers cannot be compared."""
+    if p.network_sha256 != q.network_sha256:
+        ours, theirs = (f"{s.network} ({s.network_sha256[:12]})" for s in (p, q))
+        raise StatisticsError(f"features of {ours} against features of {theirs}; extract both with one network")
