@@ -13,12 +13,9 @@ Features are torch tensors or NumPy arrays, one row an image, of any float type;
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,9 +26,11 @@ from torch import Tensor
 
 from . import estimates
 from .estimates import Estimate
-from .training import generator, write_whole
+from .training import generator
 
-Features = Float[Tensor, "_n _d"] | Float[np.ndarray, "_n _d"]
+AnyVector = Float[Tensor, " _d"] | Float[np.ndarray, " _d"]
+AnyMatrix = Float[Tensor, "_n _d"] | Float[np.ndarray, "_n _d"]
+Features = AnyMatrix  # one row an image
 Vector, Matrix = Float64[np.ndarray, " _d"], Float64[np.ndarray, "_r _c"]
 BLOCK = 1024  # rows that a stream gathers before it updates its moments
 
@@ -93,7 +92,7 @@ def _blocks(features: Iterable[Tensor | np.ndarray], name: str) -> Iterator[Matr
     A block holds at least as many rows as the features are wide, so that a shorter stream is one block.
     Rows are copied out at once: an iterator may yield the same buffer again and again.
     """
-    buffer, filled = None, 0
+    buffer, filled, empty = None, 0, True
     for item in features:
         rows = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
         if not isinstance(rows, np.ndarray) or rows.ndim not in (1, 2):
@@ -104,6 +103,7 @@ def _blocks(features: Iterable[Tensor | np.ndarray], name: str) -> Iterator[Matr
         if rows.shape[-1] != buffer.shape[1]:
             raise ValueError(f"{name}: a vector of width {rows.shape[-1]} after vectors of width {buffer.shape[1]}")
         rows = rows[None] if rows.ndim == 1 else rows
+        empty = empty and not len(rows)
         while len(rows):
             taken = min(len(rows), len(buffer) - filled)
             buffer[filled : filled + taken] = rows[:taken]
@@ -111,7 +111,7 @@ def _blocks(features: Iterable[Tensor | np.ndarray], name: str) -> Iterator[Matr
             if filled == len(buffer):
                 yield _rows(buffer, name)
                 filled = 0
-    if buffer is None:
+    if empty:
         raise ValueError(f"{name}: the iterator is empty; it may have been used up before")
     if filled:
         yield _rows(buffer[:filled], name)
@@ -162,11 +162,15 @@ def calculate_fid_score(
     return _distance(mean_p, root_p, mean_q, root_q)
 
 
-def frechet_distance(mu_p: Vector, cov_p: Matrix, mu_q: Vector, cov_q: Matrix) -> float:
-    """Squared Fréchet (2-Wasserstein) distance of N(mu_p, cov_p) and N(mu_q, cov_q); arrays, float64.
+def frechet_distance(mu_p: AnyVector, cov_p: AnyMatrix, mu_q: AnyVector, cov_q: AnyMatrix) -> float:
+    """Squared Fréchet (2-Wasserstein) distance of N(mu_p, cov_p) and N(mu_q, cov_q); torch or NumPy.
 
-    Dowson and Landau 1982, eq. 4. ValueError for a matrix that is not a covariance.
+    Dowson and Landau 1982, eq. 4. ValueError for a matrix that is not a covariance, or not of its mean's width.
     """
+    mu_p, cov_p, mu_q, cov_q = (np.asarray(a, dtype=np.float64) for a in (mu_p, cov_p, mu_q, cov_q))
+    for mu, cov in ((mu_p, cov_p), (mu_q, cov_q)):
+        if cov.shape != (len(mu), len(mu)):
+            raise ValueError(f"a mean of width {len(mu)} with a covariance of shape {cov.shape}")
     return _distance(mu_p, covariance_root(cov_p), mu_q, covariance_root(cov_q))
 
 
@@ -438,101 +442,3 @@ def real_floor(train: Features, test: Features | RealSet, n: int, repeats: int =
     found = {name: np.array([getattr(draw, name).value for draw in draws]) for name in SCORES}
     summary = {name: Estimate(float(v.mean()), float(v.std(ddof=1) / overlap), n) for name, v in found.items()}
     return Scores(**summary, n=n, m=len(real.rows))
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Scores with their floor beside; printed, one line a score."""
-
-    scores: Scores
-    floor: Scores | None = None
-
-    def __str__(self) -> str:
-        s, floor = self.scores, self.floor
-        lines = [f"{s.n:,} samples against {s.m:,} test images"]
-        heading = f"{'':10} {'samples':>22}"
-        if floor:
-            lines[0] += f"; floor: {floor.n:,} real training images against the same"
-            heading += f" {'floor':>22}   samples / floor"
-        lines.append(heading)
-        for name in SCORES:
-            line = f"{name:10} {_short(getattr(s, name)):>22}"
-            if floor:
-                ratio = getattr(s, name).value / getattr(floor, name).value
-                line += f" {_short(getattr(floor, name)):>22}" + ("" if name == "kid" else f"   {ratio:.2f}")
-            lines.append(line)
-        return "\n".join(lines)
-
-
-def _short(estimate: Estimate) -> str:
-    return str(estimate).rsplit(" (", 1)[0]
-
-
-# --- saved statistics -------------------------------------------------------------------------------------
-
-
-class StatisticsError(ValueError):
-    """A statistics file cannot be used, or two do not belong together; the message says why."""
-
-
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """What a set of images leaves behind: moments of its features, maybe the features, and whose features they are."""
-
-    moments: Moments
-    network: str
-    network_sha256: str
-    real: bool  # of real images, so that a floor can be told
-    features: Float[np.ndarray, "_n _d"] | None = None
-
-    @staticmethod
-    def of(features: Features, network: str, network_sha256: str, real: bool) -> Statistics:
-        rows = features.detach().cpu().numpy() if isinstance(features, Tensor) else features
-        return Statistics(Moments.of(features), network, network_sha256, real, rows)
-
-
-def save_statistics(path: Path, statistics: Statistics, with_features: bool = True) -> None:
-    """Write an .npz file of plain arrays; with the features every score can be told from it, else only the FID.
-
-    FileExistsError if there is a file of that name already.
-    """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists; choose another name, or move it away")
-    m = statistics.moments
-    content = {"mean": m.mean, "cov": m.cov, "count": m.count, "real": statistics.real}
-    content |= {"network": statistics.network, "network_sha256": statistics.network_sha256}
-    if with_features and statistics.features is not None:
-        content["features"] = statistics.features
-    file = io.BytesIO()
-    np.savez(file, **content)
-    write_whole(path, file.getvalue())
-
-
-def load_statistics(path: Path) -> Statistics:
-    """Read what `save_statistics` wrote; nothing in it can execute. StatisticsError for any other or damaged file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-        count, mean, cov = int(content["count"]), content["mean"], content["cov"]
-        covariance_root(cov)
-        if not (count >= 2 and mean.shape == (len(cov),) and np.isfinite(mean).all()):
-            raise ValueError("its mean, covariance and count do not fit together")
-        features = content.get("features")
-        if features is not None and features.shape != (count, len(mean)):
-            raise ValueError(f"features of shape {features.shape} for {count} vectors of width {len(mean)}")
-        network, digest, real = str(content["network"]), str(content["network_sha256"]), bool(content["real"])
-    except FileNotFoundError:
-        raise
-    except KeyError as error:
-        raise StatisticsError(f"{path} is no file of feature statistics: it has no {error}") from None
-    except (ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise StatisticsError(f"{path} is damaged, or no file of feature statistics: {error}") from error
-    return Statistics(Moments(count, mean, cov * (count - 1)), network, digest, real, features)
-
-
-def same_network(p: Statistics, q: Statistics) -> None:
-    """StatisticsError if the two were made with different feature networks: such numbers cannot be compared."""
-    if p.network_sha256 != q.network_sha256:
-        ours, theirs = (f"{s.network} ({s.network_sha256[:12]})" for s in (p, q))
-        raise StatisticsError(f"features of {ours} against features of {theirs}; extract both with one network")
