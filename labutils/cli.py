@@ -80,17 +80,30 @@ def report(folder: Path) -> None:
     click.echo(reports.write(folder))
 
 
+REMADE = ("vae_mnist", "svhn_classifier")
+
+
 @main.command()
+@click.argument("names", nargs=-1, type=click.Choice(REMADE))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/reference"), show_default=True)
+@click.option("--data-dir", default="", help="Folder of data files.  [default: LABUTILS_DATA, else the cache folder]")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
-def remake(out: Path, device: str) -> None:
-    """Train the reference models again, as the package carries them; resumes where it was cut."""
+def remake(names: tuple[str, ...], out: Path, data_dir: str, device: str) -> None:
+    """Train the reference models NAMES (all by default) again, as the package carries them.
+
+    Resumes where it was cut.
+    """
+    from . import data as datasets
     from . import remake as remakes
 
     try:
-        click.echo(remakes.vae_mnist(out, device=device))
+        for name in dict.fromkeys(names or REMADE):
+            needs = {"data_dir": data_dir} if name.startswith("svhn") else {}
+            click.echo(getattr(remakes, name)(out, device=device, **needs))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    except datasets.DataError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command()

@@ -6,6 +6,8 @@
 `binarized-mnist-larochelle`  the files most papers report on, drawn once by H. Larochelle: the same digits with
                    other coin flips, without labels, the test file sorted by digit. From `data_dir`, else
                    fetched there from their public address.
+`svhn`             32×32 colour crops of house numbers (Netzer et al. 2011), the official `.mat` files with any
+                   number of rows. From `data_dir`, else fetched there. For non-commercial use only.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+import scipy.io
 import torch
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -92,7 +96,9 @@ def load(name: str, data_dir: str | Path = "") -> DataSet:
         return binarized_mnist()
     if name == "binarized-mnist-larochelle":
         return larochelle(data_folder(data_dir))
-    raise ValueError(f"there is no data set {name!r}; choose binarized-mnist or binarized-mnist-larochelle")
+    if name == "svhn":
+        return svhn(data_folder(data_dir))
+    raise ValueError(f"there is no data set {name!r}; choose binarized-mnist, binarized-mnist-larochelle or svhn")
 
 
 def binarized_mnist(path: Path = EMBEDDED) -> DataSet:
@@ -164,11 +170,66 @@ def _parse_amat(content: bytes, path: Path) -> np.ndarray:
     return np.stack(rows)
 
 
-def download(url: str, path: Path, sha256: str, timeout_s: float = 10.0) -> None:
+def svhn(folder: Path) -> DataSet:
+    """SVHN's cropped digits from `train_32x32.mat` and `test_32x32.mat` in `folder`; what is missing is fetched.
+
+    A tenth of the training file, drawn by a fixed generator, is the validation split. Raises DataError naming
+    the file that is damaged; or saying how to get one that is neither there nor can be fetched.
+    """
+    from torchvision.datasets import SVHN  # its addresses and hashes; the import takes a second
+
+    files, digest = [], hashlib.sha256()
+    for part in ("train", "test"):
+        url, name, md5 = SVHN.split_list[part]
+        path = Path(folder) / name
+        if not path.exists():
+            download(url, path, f"md5:{md5}")
+        files.append(read_mat(path))
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    both, test = files
+    n = len(both) // 10
+    if n == 0:
+        raise DataError(f"{folder}: the training file has {len(both)} images; a validation split needs at least 10")
+    chosen = torch.zeros(len(both), dtype=torch.bool)
+    chosen[torch.randperm(len(both), generator=generator(0, "svhn", "valid"))[:n]] = True
+    train, valid = (Split(both.images[rows], both.labels[rows]) for rows in (~chosen, chosen))
+    return DataSet("svhn", train, valid, test, digest.hexdigest(), f"from {folder}, for non-commercial use")
+
+
+def read_mat(path: str | Path) -> Split:
+    """The crops of a file in SVHN's format: X, 32×32×3×n bytes, and y, n labels from 1 to 10, where 10 is digit 0.
+
+    Raises DataError naming the file and what in it is not so.
+    """
+    path = Path(path)
+    try:
+        content = scipy.io.loadmat(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; expected a .mat file such as SVHN's train_32x32.mat") from None
+    except Exception as error:  # SciPy raises nearly anything on a damaged file
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} cannot be read ({reason}); it is damaged or no MATLAB 5 file") from error
+    if missing := [key for key in ("X", "y") if key not in content]:
+        raise DataError(f"{path} has no {' and no '.join(missing)}; expected images X and labels y")
+    x, y = (np.asarray(content[key]) for key in ("X", "y"))
+    x = x[..., None] if x.shape == (32, 32, 3) else x  # MATLAB drops a last axis of one image
+    if x.shape[:3] != (32, 32, 3) or x.ndim != 4 or x.dtype != np.uint8 or x.shape[3] == 0:
+        raise DataError(f"{path}: X is {x.dtype} of shape {x.shape}; expected uint8 of shape (32, 32, 3, n)")
+    if y.size != x.shape[3]:
+        raise DataError(f"{path}: y has {y.size:,} labels for {x.shape[3]:,} images in X")
+    if y.dtype.kind not in "iuf" or not np.isin(y, np.arange(1, 11)).all():
+        some = ", ".join(str(v) for v in y.flat if v not in range(1, 11))[:40]
+        raise DataError(f"{path}: labels y hold {some}; expected whole numbers 1 to 10, where 10 is digit 0")
+    images = torch.from_numpy(np.ascontiguousarray(x.transpose(3, 2, 0, 1)))
+    return Split(images, torch.from_numpy(y.reshape(-1).astype(np.int64) % 10))
+
+
+def download(url: str, path: Path, digest: str, timeout_s: float = 10.0) -> None:
     """Fetch `url` to `path`: with progress, resuming a part already there, checked, and all or nothing.
 
-    The part lies beside as `path.part` until its hash is right. Raises DataError when the address does not
-    answer or the content is not the expected one.
+    digest: hexadecimal SHA-256 of the content, or another of hashlib's, such as `md5:` and its digits. The part lies
+    beside as `path.part` until the digest is right. Raises DataError when the address does not answer or the
+    content is not the expected one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -193,11 +254,24 @@ def download(url: str, path: Path, sha256: str, timeout_s: float = 10.0) -> None
         ) from error
     if part.stat().st_size < total:
         raise DataError(f"{url} ended early, after {part.stat().st_size:,} of {total:,} bytes; call again to resume")
-    found = hashlib.sha256(part.read_bytes()).hexdigest()
-    if found != sha256:
+    algorithm, _, expected = digest.rpartition(":")
+    found = hashlib.new(algorithm or "sha256", part.read_bytes(), usedforsecurity=False).hexdigest()
+    if found != expected:
         part.unlink()
-        raise DataError(f"{url} gave other content than expected (sha256 {found[:12]}…); it was not kept")
+        raise DataError(f"{url} gave other content than expected (digest {found[:12]}…); it was not kept")
     os.replace(part, path)
+
+
+def to_bytes(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Values in [−1, 1] as bytes, −1 ↦ 0 and 1 ↦ 255, what lies outside clamped. ValueError when one is NaN."""
+    if x.isnan().any():
+        raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} values are NaN; expected images in [-1, 1]")
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_bytes(b: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Bytes as values in [−1, 1], the inverse of `to_bytes`."""
+    return b.float() / 127.5 - 1
 
 
 def random_subset(split: Split, n: int, seed: int = 0) -> Split:

@@ -150,6 +150,35 @@ def critic_mlp(
     )  # fmt: skip
 
 
+class DigitClassifier(nn.Module):
+    """The course's digit classifier, whose convolution stack gives the 512 features of the Fréchet distance.
+
+    Input in [−1, 1]. The stack ends in a 512×3×3 map, of which the course takes the top-left position. Plain
+    modules in the course's order, so that its state dict fits.
+    """
+
+    def __init__(self):
+        super().__init__()
+
+        def block(channels: int, out: int) -> list[nn.Module]:
+            return [nn.Conv2d(channels, out, 3, padding=1), nn.ELU(), nn.Dropout2d(0.1)]
+
+        self.conv_stack = nn.Sequential(
+            *block(3, 8), *block(8, 16), nn.MaxPool2d(2),  # 32 → 16
+            *block(16, 16), *block(16, 32), nn.MaxPool2d(2),  # → 8
+            *block(32, 64), *block(64, 128), nn.MaxPool2d(2),  # → 4
+            nn.Conv2d(128, 512, 2),  # → 3
+        )  # fmt: skip
+        self.mlp = nn.Sequential(nn.ELU(), nn.Dropout(0.5), nn.Linear(512, 10))
+
+    def features(self, x: Float[Tensor, "batch 3 32 32"]) -> Float[Tensor, "batch 512"]:
+        return self.conv_stack(x)[:, :, 0, 0]
+
+    def forward(self, x: Float[Tensor, "batch 3 32 32"]) -> Float[Tensor, "batch 10"]:
+        """Logits of the ten digits."""
+        return self.mlp(self.features(x))
+
+
 class CriticEnsemble(nn.Module):
     """`members` independent `critic_mlp`s evaluated at once: (members, batch, dim) → (members, batch).
 

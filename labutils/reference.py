@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .training import write_whole
 
@@ -30,6 +30,13 @@ def manifest(folder: Path = ASSETS) -> dict[str, Any]:
 
 def load(name: str, module: nn.Module, folder: Path = ASSETS) -> dict[str, Any]:
     """Put the weights called `name` into `module`, in evaluation mode; returns what the manifest says of them."""
+    module.load_state_dict(load_tensors(name, folder))
+    module.eval()
+    return manifest(folder)[name]
+
+
+def load_tensors(name: str, folder: Path = ASSETS) -> dict[str, Tensor]:
+    """The tensors called `name`. Raises ReferenceModelError when their file is missing or damaged."""
     about = manifest(folder).get(name)
     file = folder / f"{name}.safetensors"
     if about is None or not file.exists():
@@ -37,16 +44,15 @@ def load(name: str, module: nn.Module, folder: Path = ASSETS) -> dict[str, Any]:
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != about["sha256"]:
         raise ReferenceModelError(f"{file} is damaged: sha256 {found[:12]}…, expected {about['sha256'][:12]}…")
-    module.load_state_dict(load_file(file))
-    module.eval()
-    return about
+    return load_file(file)
 
 
-def save(name: str, module: nn.Module, about: Mapping[str, Any], folder: Path = ASSETS) -> None:
-    """Write the weights and their entry in the manifest."""
+def save(name: str, what: nn.Module | Mapping[str, Tensor], about: Mapping[str, Any], folder: Path = ASSETS) -> None:
+    """Write the weights of a module, or tensors by name, and their entry in the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.safetensors"
-    save_file({key: value.contiguous().cpu() for key, value in module.state_dict().items()}, file)
+    tensors = what.state_dict() if isinstance(what, nn.Module) else what
+    save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, file)
     entry = dict(about) | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     entries = dict(sorted((manifest(folder) | {name: entry}).items()))
     write_whole(folder / "manifest.json", json.dumps(entries, indent=1) + "\n")

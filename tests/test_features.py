@@ -1,0 +1,295 @@
+"""The feature network: the course's file read without running it, evaluation mode always, the shipped numbers."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import pickle
+import sys
+import zipfile
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from labutils import data, features, networks, reference, training
+from labutils.reference import ReferenceModelError
+
+SVHN = ROOT.parent / "shared" / "data" / "svhn"
+real_images = pytest.mark.skipif(not (SVHN / "test_32x32.mat").exists(), reason="the real SVHN files are not here")
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8, generator=training.generator(0, "test images"))
+
+
+# --- the network ------------------------------------------------------------------------------------------
+
+
+def test_the_network_is_the_courses():
+    network = features.initialise(0)
+    convolutions = [m for m in network.conv_stack if isinstance(m, nn.Conv2d)]
+    sizes = [(c.in_channels, c.out_channels, c.kernel_size[0], c.padding[0]) for c in convolutions]
+    assert sizes == [(3, 8, 3, 1), (8, 16, 3, 1), (16, 16, 3, 1), (16, 32, 3, 1), (32, 64, 3, 1), (64, 128, 3, 1)] + [
+        (128, 512, 2, 0)
+    ]
+    block = ["Conv2d", "ELU", "Dropout2d"]
+    assert [type(m).__name__ for m in network.conv_stack] == (2 * block + ["MaxPool2d"]) * 3 + ["Conv2d"]
+    assert [type(m).__name__ for m in network.mlp] == ["ELU", "Dropout", "Linear"]
+    assert {m.p for m in network.modules() if isinstance(m, nn.Dropout2d)} == {0.1} and network.mlp[1].p == 0.5
+    x = torch.zeros(2, 3, 32, 32)
+    with training.forked_rng(0):
+        assert network.conv_stack(x).shape == (2, 512, 3, 3) and network(x).shape == (2, 10)
+
+
+def test_features_are_the_top_left_position_before_the_head(images):
+    network = features.initialise(0).eval()
+    x = data.from_bytes(images)
+    assert torch.equal(network.features(x), network.conv_stack(x)[:, :, 0, 0])
+    assert torch.equal(network(x), network.mlp(network.features(x)))
+
+
+# --- extraction -------------------------------------------------------------------------------------------
+
+
+def test_dropout_is_off_and_the_mode_left_as_found(images):
+    network = features.initialise(0)
+    expected = features.extract(network.eval(), images)
+    network.train()
+    network.conv_stack[2].eval()
+    assert torch.equal(features.extract(network, images), expected)
+    assert network.training and network.conv_stack[0].training and not network.conv_stack[2].training
+    with training.forked_rng(0):
+        assert not torch.equal(network.features(data.from_bytes(images)), expected), "else this test proves nothing"
+    assert torch.equal(features.logits(network, images), network.eval()(data.from_bytes(images)))
+
+
+def test_the_mode_is_left_as_found_after_an_error(images):
+    network = features.initialise(0).train()
+    with pytest.raises(RuntimeError):
+        features._evaluate(network, network.mlp, images, 5)
+    assert all(module.training for module in network.modules())
+
+
+def test_the_batch_size_does_not_matter(images):
+    network = features.initialise(0)
+    whole = features.extract(network, images)
+    assert whole.dtype == torch.float32 and whole.shape == (7, 512)
+    for size in (1, 3, 7):
+        torch.testing.assert_close(features.extract(network, images, size), whole, rtol=0, atol=1e-6)
+
+
+def test_images_that_are_no_bytes_are_refused(images):
+    # The function behind both, as beartype would answer first.
+    with pytest.raises(ValueError, match=r"images are torch\.float32; expected bytes"):
+        features._evaluate(features.initialise(0), nn.Identity(), data.from_bytes(images), 5)
+
+
+# --- the course's file ------------------------------------------------------------------------------------
+
+COURSE = """
+from torch import nn
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layers = []
+        for a, b, pool in ((3, 8, 0), (8, 16, 1), (16, 16, 0), (16, 32, 1), (32, 64, 0), (64, 128, 1)):
+            layers += [nn.Conv2d(a, b, 3, padding=1), nn.ELU(), nn.Dropout2d(p=0.1)] + [nn.MaxPool2d(2)] * pool
+        self.conv_stack = nn.Sequential(*layers, nn.Conv2d(128, {width}, 2))
+        self.mlp = nn.Sequential(nn.ELU(), nn.Dropout(p=0.5), nn.Linear({width}, 10))
+
+    def extract_features(self, x):
+        return self.conv_stack(x)[:, :, 0, 0]
+"""
+
+
+@pytest.fixture
+def course_file(tmp_path, monkeypatch):
+    """A function that writes a whole module pickled as the course did, from a class that is then gone."""
+
+    def make(zipped: bool, spoil=lambda module: None, width: int = 512):
+        (tmp_path / "classify_svhn.py").write_text(COURSE.replace("{width}", str(width)))
+        monkeypatch.syspath_prepend(tmp_path)
+        sys.modules.pop("classify_svhn", None)
+        import classify_svhn
+
+        with training.forked_rng(5):
+            module = classify_svhn.Classifier()
+            spoil(module)
+        torch.save(module, tmp_path / "svhn_classifier.pt", _use_new_zipfile_serialization=zipped)
+        del sys.modules["classify_svhn"]
+        (tmp_path / "classify_svhn.py").write_text("raise SystemExit('the class of the file was imported')")
+        return tmp_path / "svhn_classifier.pt", module
+
+    return make
+
+
+both_formats = pytest.mark.parametrize("zipped", [False, True], ids=["legacy", "zip"])
+
+
+@both_formats
+def test_the_courses_pickled_module_is_read(course_file, images, zipped):
+    path, theirs = course_file(zipped)
+    assert zipfile.is_zipfile(path) == zipped
+    ours = features.load(path)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    expected = theirs.eval().extract_features(data.from_bytes(images))
+    torch.testing.assert_close(features.extract(ours, images), expected)
+    assert ours.name == "svhn_classifier.pt" and len(ours.sha256) == 64
+    assert not any(m.training for m in ours.modules()) and not any(p.requires_grad for p in ours.parameters())
+
+
+@both_formats
+def test_double_precision_and_views_are_read(course_file, zipped):
+    def spoil(module):
+        module.double()
+        both = torch.arange(30.0, dtype=torch.float64)
+        module.mlp[2].bias = nn.Parameter(both[4:24:2])  # a strided view into a storage of more values
+
+    path, theirs = course_file(zipped, spoil)
+    assert torch.equal(features.load(path).mlp[2].bias, theirs.mlp[2].bias.float())
+
+
+@both_formats
+def test_another_network_is_refused_by_name_and_shape(course_file, zipped):
+    path, _ = course_file(zipped, width=500)
+    with pytest.raises(ReferenceModelError, match=r"another network .*conv_stack.21.bias: \(500,\) there, \(512,\) here"):
+        features.load(path)
+    path, _ = course_file(zipped, lambda module: module.mlp.append(nn.Linear(10, 10)))
+    with pytest.raises(ReferenceModelError, match=r"mlp\.3\.bias: \(10,\) there, absent here"):
+        features.load(path)
+    path, _ = course_file(zipped, lambda module: delattr(module, "mlp"))
+    with pytest.raises(ReferenceModelError, match=r"mlp\.2\.bias: absent there, \(10,\) here"):
+        features.load(path)
+
+
+def calls(function, *args):
+    """An object whose pickle asks to call a function."""
+    return type("Trap", (), {"__reduce__": lambda self: (function, args)})()
+
+
+class Armed:
+    """Its `__setstate__` would run on unpickling."""
+
+    def __setstate__(self, state):
+        open(state["path"], "w").close()
+
+    def __getstate__(self):
+        return self.__dict__
+
+
+def traps(ran: str) -> dict:
+    armed = Armed()
+    armed.path = ran
+    return {
+        "os.system": calls(os.system, f"touch {ran}"),
+        "os.mkdir": calls(os.mkdir, ran),
+        "eval": calls(eval, f"open({ran!r}, 'w')"),
+        "exec": calls(exec, f"open({ran!r}, 'w')"),
+        "open": calls(builtins.open, ran, "w"),
+        "getattr": calls(getattr, calls(__import__, "os"), "mkdir"),
+        "setstate": armed,
+        "reduce_ex state": type(
+            "T", (), {"__reduce__": lambda self: (nn.Linear, (2, 2), {"__class__": os.system}, None, None)}
+        )(),
+    }
+
+
+def write_trap(path, trap, zipped: bool) -> None:
+    """A file of either format whose object is `trap`, written by hand."""
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(trap, 2))
+    else:
+        header = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+        path.write_bytes(b"".join(pickle.dumps(o, 2) for o in [*header, trap, []]))
+
+
+@both_formats
+@pytest.mark.parametrize("name", list(traps("")))
+def test_a_hostile_pickle_runs_nothing(tmp_path, name, zipped):
+    ran, path = tmp_path / "ran", tmp_path / "evil.pt"
+    write_trap(path, traps(str(ran))[name], zipped)
+    with pytest.raises(ReferenceModelError, match=r"evil\.pt cannot be read as a pickled module .*not a module"):
+        features.load(path)
+    assert not ran.exists()
+
+
+@both_formats
+@pytest.mark.parametrize("name", [n for n in traps("") if n != "reduce_ex state"])
+def test_a_trap_inside_a_good_module_stays_inert(course_file, tmp_path, name, zipped):
+    """The tensors come out, the trap beside them does not run; in place of a tensor it is an error."""
+    ran = tmp_path / "ran"
+    path, theirs = course_file(zipped, lambda module: setattr(module, "note", traps(str(ran))[name]))
+    assert torch.equal(features.load(path).mlp[2].weight, theirs.mlp[2].weight)
+    path, _ = course_file(zipped, lambda module: module.mlp[2]._parameters.update(bias=traps(str(ran))[name]))
+    with pytest.raises(ReferenceModelError, match=r"mlp\.2\.bias is a .*, not a tensor"):
+        features.load(path)
+    assert not ran.exists()
+
+
+def test_the_traps_would_run(tmp_path):
+    """Guards the tests above: read by pickle itself, each trap does its work."""
+    for name in ("os.system", "os.mkdir", "eval", "exec", "open", "setstate"):
+        pickle.loads(pickle.dumps(traps(str(tmp_path / name))[name], 2))
+        assert (tmp_path / name).exists(), name
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cposix\nsystem\n(S'touch RAN'\ntR.",  # protocol 0, REDUCE
+        b"(S'touch RAN'\niposix\nsystem\n.",  # INST
+        b"(cposix\nsystem\nS'touch RAN'\no.",  # OBJ
+        b"\x80\x04\x8c\x08builtins\x8c\x0bprint.__call__\x93(\x8c\x03RANt R.".replace(b" ", b""),  # a dotted name
+        b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n(S'os'\ntRS'system'\ntR(S'touch RAN'\ntR.",  # nested
+        b"cbuiltins\nobject\n}(S'__class__'\ncposix\nsystem\nudb.",  # BUILD on what is taken for a class
+        b"ccollections\nOrderedDict\n)R(S'a'\ncposix\nsystem\n(S'touch RAN'\ntRsb.",
+        b"(S'module'\ncposix\nsystem\nS'f'\nS's'\ntQ(S'touch RAN'\ntR.",  # through a persistent id
+    ],
+)
+@both_formats
+def test_raw_opcodes_run_nothing(tmp_path, code, zipped, capfd):
+    ran, path = tmp_path / "ran", tmp_path / "evil.pt"
+    code = code.replace(b"RAN", str(ran).encode()) if b"\x8c" not in code else code
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", code)
+    else:
+        path.write_bytes(b"".join(pickle.dumps(o, 2) for o in (0, 0, {})) + code + pickle.dumps([], 2))
+    with pytest.raises(ReferenceModelError, match=r"evil\.pt cannot be read"):
+        features.load(path)
+    assert not ran.exists() and capfd.readouterr() == ("", "")
+
+
+def test_damage_is_named(course_file, tmp_path):
+    with pytest.raises(ReferenceModelError, match=r"none\.pt does not exist"):
+        features.load(tmp_path / "none.pt")
+    for zipped in (False, True):
+        path, _ = course_file(zipped)
+        content = path.read_bytes()
+        for cut in (0, 10, len(content) // 2, len(content) - 5):
+            path.write_bytes(content[:cut])
+            with pytest.raises(ReferenceModelError, match=r"svhn_classifier\.pt cannot be read"):
+                features.load(path)
+    (tmp_path / "state.pt").write_bytes(b"")
+    torch.save({"a": torch.ones(2)}, tmp_path / "state.pt")
+    with pytest.raises(ReferenceModelError, match="it holds a dict, not a module"):
+        features.load(tmp_path / "state.pt")
+
+
+def test_a_storage_that_is_too_short_is_refused(course_file):
+    path, _ = course_file(True)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content[:-4] if name.endswith("/data/0") else content)
+    with pytest.raises(ReferenceModelError, match=r"cannot be read .*buffer is smaller"):
+        features.load(path)
+
+
+# --- training ---------------------------------------------------------------------------------------------
