@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
+from scipy.linalg import eigh
 from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
@@ -33,6 +34,7 @@ AnyMatrix = Float[Tensor, "_n _d"] | Float[np.ndarray, "_n _d"]
 Features = AnyMatrix  # one row an image
 Vector, Matrix = Float64[np.ndarray, " _d"], Float64[np.ndarray, "_r _c"]
 BLOCK = 1024  # rows that a stream gathers before it updates its moments
+PAIRS = 1 << 22  # distances held at once, 32 MB
 
 
 # --- moments ----------------------------------------------------------------------------------------------
@@ -59,6 +61,10 @@ class Moments:
         _at_least(2, self.count)
         return self.scatter / (self.count - 1)
 
+    @property
+    def root(self) -> Matrix:
+        return covariance_root(self.cov)
+
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets together (Chan, Golub and LeVeque 1979, eq. 2.1)."""
         return self._shift(other, 1)
@@ -80,7 +86,11 @@ class Moments:
 def moments(features: Iterable[Tensor | np.ndarray]) -> Moments:
     """Moments of a stream of (d,) vectors or (batch, d) batches, in memory that does not grow with its length."""
     blocks = _blocks(features, "features")
-    found = Moments.of(next(blocks))
+    return _merged(next(blocks), blocks)
+
+
+def _merged(first: Matrix, blocks: Iterable[Matrix]) -> Moments:
+    found = Moments.of(first)
     for rows in blocks:
         found = found.merge(Moments.of(rows))
     return found
@@ -157,74 +167,89 @@ def calculate_fid_score(
     Covariances have the n−1 denominator. Raises ValueError for an empty stream, fewer than two vectors,
     different widths, another number of dimensions, or a feature that is not finite.
     """
-    mean_p, root_p = _mean_and_root(sample_feature_iterator, "samples")
-    mean_q, root_q = _mean_and_root(testset_feature_iterator, "test set")
-    return _distance(mean_p, root_p, mean_q, root_q)
+    p, q = _gather(sample_feature_iterator, "samples"), _gather(testset_feature_iterator, "test set")
+    _same_width(len(p.mean), len(q.mean))
+    if isinstance(p, Moments) and isinstance(q, Moments):
+        return _moments_distance(p, q)
+    return _not_negative(((p.mean - q.mean) ** 2).sum() + _root_distance(p.root, q.root))
 
 
 def frechet_distance(mu_p: AnyVector, cov_p: AnyMatrix, mu_q: AnyVector, cov_q: AnyMatrix) -> float:
     """Squared Fréchet (2-Wasserstein) distance of N(mu_p, cov_p) and N(mu_q, cov_q); torch or NumPy.
 
-    Dowson and Landau 1982, eq. 4. ValueError for a matrix that is not a covariance, or not of its mean's width.
+    Dowson and Landau 1982, eq. 4. ValueError for a mean that is not finite or not as wide as its covariance, and
+    for a matrix that is not a covariance.
     """
     mu_p, cov_p, mu_q, cov_q = (np.asarray(a, dtype=np.float64) for a in (mu_p, cov_p, mu_q, cov_q))
     for mu, cov in ((mu_p, cov_p), (mu_q, cov_q)):
-        if cov.shape != (len(mu), len(mu)):
-            raise ValueError(f"a mean of width {len(mu)} with a covariance of shape {cov.shape}")
-    return _distance(mu_p, covariance_root(cov_p), mu_q, covariance_root(cov_q))
+        if cov.shape != (len(mu), len(mu)) or not np.isfinite(mu).all():
+            raise ValueError(f"a mean of width {len(mu)}, {mu}, with a covariance of shape {cov.shape}")
+        if not np.abs(cov - cov.T).max() <= 1e-8 * np.trace(cov):
+            raise ValueError("the matrix is not a covariance: expected it finite and symmetric")
+    _same_width(len(mu_p), len(mu_q))
+    return _not_negative(((mu_p - mu_q) ** 2).sum() + _covariance_distance(cov_p, cov_q))
+
+
+class _Few(NamedTuple):
+    """No more vectors than dimensions: the centred vectors are a root of the covariance, and a smaller one."""
+
+    mean: Vector
+    root: Matrix
+
+
+def _gather(features: Iterable[Tensor | np.ndarray], name: str) -> Moments | _Few:
+    blocks = _blocks(features, name)
+    first = next(blocks)
+    if len(first) <= first.shape[1]:  # all there is
+        _at_least(2, len(first), name)
+        mean = first.mean(axis=0)
+        return _Few(mean, (first - mean).T / math.sqrt(len(first) - 1))
+    return _merged(first, blocks)
+
+
+def _not_negative(distance: float) -> float:
+    return 0.0 if distance < 0 else float(distance)  # by rounding only; NaN stays NaN
+
+
+def _covariance_distance(p: Matrix, q: Matrix) -> float:
+    """Tr(p + q − 2(pq)^½), from the eigenvalues of pq, those of the symmetric LᵀpL where q = LLᵀ.
+
+    An eigenvalue is off by up to ε‖p‖‖q‖, and its root by half of that over the root: too much where p or q is nearly
+    singular. Singular values of roots have no such loss, but take three times as long.
+    """
+    try:
+        squares = eigh(p, q, type=2, eigvals_only=True, driver="gv", check_finite=False)
+    except np.linalg.LinAlgError:  # q is singular
+        squares = np.zeros(1)
+    if squares[0] > 0:
+        roots = np.sqrt(squares)
+        loss = np.finfo(float).eps * np.linalg.norm(p) * np.linalg.norm(q) * (1 / roots).sum()
+        if loss < 1e-8 * roots.sum():
+            return np.trace(p) + np.trace(q) - 2 * roots.sum()
+    return _root_distance(covariance_root(p), covariance_root(q))
+
+
+def _root_distance(a: Matrix, b: Matrix) -> float:
+    """The same from any roots, p = aaᵀ and q = bbᵀ: pq has the eigenvalues of (aᵀb)(aᵀb)ᵀ, so Tr(pq)^½ = ‖aᵀb‖_*."""
+    nuclear = np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    return np.vdot(a, a) + np.vdot(b, b) - 2 * nuclear
+
+
+def _moments_distance(p: Moments, q: Moments) -> float:
+    return _not_negative(((p.mean - q.mean) ** 2).sum() + _covariance_distance(p.cov, q.cov))
 
 
 def covariance_root(cov: Matrix) -> Matrix:
     """A matrix A (d, rank) with AAᵀ = cov, by Cholesky decomposition with pivoting, which finds the rank.
 
-    ValueError if cov is not symmetric and positive semi-definite.
+    ValueError if cov is not positive semi-definite.
     """
     packed, pivots, rank, _ = dpstrf(cov, lower=1)
     root = np.zeros((len(cov), rank))
     root[pivots - 1] = np.tril(packed)[:, :rank]
-    trace = np.trace(cov)
-    lost, skew = abs((root**2).sum() - trace), np.abs(cov - cov.T).max()
-    if not (lost <= 1e-8 * trace and skew <= 1e-8 * trace):
-        raise ValueError("the matrix is not a covariance: expected it finite, symmetric, positive semi-definite")
+    if not abs(np.vdot(root, root) - np.trace(cov)) <= 1e-8 * np.trace(cov):
+        raise ValueError("the matrix is not a covariance: expected it finite and positive semi-definite")
     return root
-
-
-def _mean_and_root(features: Iterable[Tensor | np.ndarray], name: str) -> tuple[Vector, Matrix]:
-    blocks = _blocks(features, name)
-    first = next(blocks)
-    if len(first) <= first.shape[1]:  # all there is; the centred vectors are a root already, and a smaller one
-        _at_least(2, len(first), name)
-        mean = first.mean(axis=0)
-        return mean, (first - mean).T / math.sqrt(len(first) - 1)
-    found = Moments.of(first)
-    for rows in blocks:
-        found = found.merge(Moments.of(rows))
-    _at_least(2, found.count, name)
-    return found.mean, covariance_root(found.cov)
-
-
-def _distance(mean_p: Vector, root_p: Matrix, mean_q: Vector, root_q: Matrix) -> float:
-    """From any roots AAᵀ = Σ_p, BBᵀ = Σ_q: Σ_pΣ_q has the eigenvalues of (AᵀB)(AᵀB)ᵀ, so Tr(Σ_pΣ_q)^½ = ‖AᵀB‖_*."""
-    _same_width(len(mean_p), len(mean_q))
-    spread = (root_p**2).sum() + (root_q**2).sum() - 2 * nuclear_norm(root_p.T @ root_q)
-    return max(0.0, float(((mean_p - mean_q) ** 2).sum() + spread))  # below zero by rounding only
-
-
-def nuclear_norm(a: Matrix) -> float:
-    """Sum of the singular values of `a`.
-
-    As roots of the eigenvalues of aaᵀ, three times as fast, where that is exact to 1e-10: an eigenvalue is off by
-    up to ε‖a‖², its root by half of that over the root, which is far too much where `a` is nearly singular.
-    """
-    a = a if a.shape[0] <= a.shape[1] else a.T
-    if not a.size:
-        return 0.0
-    squares = np.linalg.eigvalsh(a @ a.T)
-    if squares[0] > 0:
-        values = np.sqrt(squares)
-        if np.finfo(float).eps * squares[-1] * (1 / values).sum() <= 1e-10 * values.sum():
-            return float(values.sum())
-    return float(np.linalg.svd(a, compute_uv=False).sum())
 
 
 def frechet_with_error(x: Features, y: Features, groups: int = 20, seed: int = 0) -> Estimate:
@@ -239,13 +264,11 @@ def frechet_with_error(x: Features, y: Features, groups: int = 20, seed: int = 0
     sets = [Moments.of(x), Moments.of(y)]
     for m in sets:
         _at_least(3, m.count, "a jackknife")
-    roots = [covariance_root(m.cov) for m in sets]
-    value = _distance(sets[0].mean, roots[0], sets[1].mean, roots[1])
     variance = 0.0
-    for rows, whole, other, root in ((x, sets[0], sets[1], roots[1]), (y, sets[1], sets[0], roots[0])):
+    for rows, whole, other in ((x, *sets), (y, *sets[::-1])):
         rest = (whole.without(Moments.of(rows[group])) for group in _deal(len(rows), groups, seed))
-        variance += _jackknife([_distance(m.mean, covariance_root(m.cov), other.mean, root) for m in rest])
-    return Estimate(value, math.sqrt(variance), len(x))
+        variance += _jackknife([_moments_distance(m, other) for m in rest])
+    return Estimate(_moments_distance(*sets), math.sqrt(variance), len(x))
 
 
 def _deal(n: int, groups: int, seed: int) -> list[np.ndarray]:
@@ -295,11 +318,11 @@ def _manifold_scores(real: Matrix, fake: Matrix, real_balls: Vector, fake_balls:
 
 
 def _square_distances(x: Matrix, y: Matrix) -> Iterator[tuple[slice, Matrix]]:
-    """Squared distances of some rows of x to all of y, a few million at a time."""
+    """Squared distances of some rows of x to all of y, PAIRS at a time."""
     centre = y.mean(axis=0)  # small numbers: |a|² + |b|² − 2ab loses what they have in common
     x, y = x - centre, y - centre
     y_squares = (y**2).sum(axis=1)
-    step = max(1, (1 << 22) // len(y))
+    step = max(1, PAIRS // len(y))
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         yield rows, (x[rows] ** 2).sum(axis=1)[:, None] + y_squares - 2 * x[rows] @ y.T
@@ -398,7 +421,6 @@ class RealSet:
         self.rows, self.k, self.groups, self.seed = _rows(features, "real set"), k, groups, seed
         self.centre, self.scale = _standard(self.rows)
         self.moments = Moments.of(self.rows)
-        self.root = covariance_root(self.moments.cov)
         self.balls = _balls(self.rows, k)
         self.standardised = _deal_out((self.rows - self.centre) / self.scale, groups, seed)
         self.kernel_sums = _kernel_sums(self.standardised, self.standardised)
@@ -414,9 +436,7 @@ def scores(sample: Features, test: Features | RealSet, *, fid_error: bool = True
     if fid_error:
         fid = frechet_with_error(sample, real.rows, real.groups, real.seed)
     else:
-        mine = Moments.of(sample)
-        value = _distance(mine.mean, covariance_root(mine.cov), real.moments.mean, real.root)
-        fid = Estimate(value, math.nan, len(sample))
+        fid = Estimate(_moments_distance(Moments.of(sample), real.moments), math.nan, len(sample))
     groups = _deal_out((sample - real.centre) / real.scale, real.groups, real.seed)
     kernel = _kid(groups, real.standardised, real.kernel_sums)
     manifold = _manifold_scores(real.rows, sample, real.balls, _balls(sample, real.k), real.k)

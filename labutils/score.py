@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import decode_image
 
 from . import data, features, fid
 from .estimates import Estimate
@@ -82,7 +82,9 @@ def load_statistics(path: Path) -> Statistics:
     except FileNotFoundError:
         raise
     except KeyError as error:
-        raise StatisticsError(f"{path} is no file of feature statistics: {error.args[0]}") from None
+        raise StatisticsError(
+            f"{path} is no file of feature statistics: it has no {error.args[0].split()[0]}"
+        ) from None
     except (ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise StatisticsError(f"{path} is damaged, or no file of feature statistics: {error}") from error
 
@@ -98,14 +100,13 @@ def read_images(folder: Path) -> UInt8[Tensor, "n 3 32 32"]:
     images = []
     for path in paths:
         try:
-            image = decode_image(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8))
-        except (RuntimeError, ValueError) as error:
-            raise data.DataError(f"{path} cannot be read as an image: {str(error).splitlines()[0]}") from None
-        if image.shape != (3, 32, 32) or image.dtype != torch.uint8:
-            channels, height, width = image.shape
-            found = f"{height}×{width} with {channels} channel{'s' * (channels > 1)}, {image.dtype}"
-            raise data.DataError(f"{path} is {found}; expected 32×32 RGB, 8 bits")
-        images.append(image)
+            with Image.open(path) as image:
+                mode, (width, height), pixels = image.mode, image.size, np.array(image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise data.DataError(f"{path} cannot be read as an image: {error}") from None
+        if (mode, width, height) != ("RGB", 32, 32):
+            raise data.DataError(f"{path} is {mode}, {width} pixels wide and {height} high; expected RGB, 32×32")
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1))
     return torch.stack(images)
 
 
@@ -117,10 +118,10 @@ def read(name: str, network: nn.Module) -> Statistics:
         return statistics("real test crops", features.real("test")[0], network, real=True)
     if path.is_dir():
         return statistics(name, features.extract(network, read_images(path)), network, real=False)
-    if path.suffix == ".mat":
-        return statistics(name, features.extract(network, data.read_mat(path).images), network, real=True)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a folder, a .mat or a statistics file, or real")
+    if path.suffix == ".mat":
+        return statistics(name, features.extract(network, data.read_mat(path).images), network, real=True)
     found = load_statistics(path)
     if found.network_sha256 != network.sha256:
         theirs, ours = f"{found.network} ({found.network_sha256[:12]})", f"{network.name} ({network.sha256[:12]})"

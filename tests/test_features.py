@@ -156,7 +156,9 @@ def test_double_precision_and_views_are_read(course_file, zipped):
 @both_formats
 def test_another_network_is_refused_by_name_and_shape(course_file, zipped):
     path, _ = course_file(zipped, width=500)
-    with pytest.raises(ReferenceModelError, match=r"another network .*conv_stack.21.bias: \(500,\) there, \(512,\) here"):
+    with pytest.raises(
+        ReferenceModelError, match=r"another network .*conv_stack.21.bias: \(500,\) there, \(512,\) here"
+    ):
         features.load(path)
     path, _ = course_file(zipped, lambda module: module.mlp.append(nn.Linear(10, 10)))
     with pytest.raises(ReferenceModelError, match=r"mlp\.3\.bias: \(10,\) there, absent here"):

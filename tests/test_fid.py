@@ -100,14 +100,20 @@ def test_few_samples_against_an_exact_form():
     assert fid.calculate_fid_score(iter(x), iter(y)) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-8])
-def test_nuclear_norm_of_well_and_ill_conditioned_matrices(spread):
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-4, 1e-8])
+def test_well_and_ill_conditioned_covariances(smallest):
+    """Standard deviations a and b along the same axes, down to `smallest`, where an eigenvalue's root loses digits."""
     d = 60
-    values = np.geomspace(1, spread, d)
-    a = np.linalg.qr(normal(d, d, 11))[0] * values @ np.linalg.qr(normal(d, d, 12))[0]
-    assert fid.nuclear_norm(a) == pytest.approx(values.sum(), rel=1e-9)
-    assert fid.nuclear_norm(np.vstack([a, a])) == pytest.approx(math.sqrt(2) * values.sum(), rel=1e-9)
-    assert fid.nuclear_norm(np.hstack([a, a])) == pytest.approx(math.sqrt(2) * values.sum(), rel=1e-9)
+    axes = np.linalg.qr(normal(d, d, 11))[0]
+    a = np.geomspace(1, smallest, d)
+    b = a[::-1] + 0.5 * a
+    p, q = ((axes * s**2) @ axes.T for s in (a, b))
+    p, q = (p + p.T) / 2, (q + q.T) / 2
+    zero = np.zeros(d)
+    assert fid.frechet_distance(zero, p, zero, q) == pytest.approx(((a - b) ** 2).sum(), rel=1e-7)
+    assert fid.frechet_distance(zero, p, zero, p) < 1e-8
+    root = fid.covariance_root(p)
+    assert np.allclose(root @ root.T, p, atol=1e-14)
 
 
 class Identity(torch.nn.Module):
@@ -245,6 +251,8 @@ def test_what_is_no_covariance_is_refused():
         fid.frechet_distance(np.zeros(3), eye, zero, eye)
     with pytest.raises(ValueError, match="width 3 against features of width 2"):
         fid.frechet_distance(np.zeros(3), np.eye(3), zero, eye)
+    with pytest.raises(ValueError, match="nan"):
+        fid.frechet_distance(zero * math.nan, eye, zero, eye)
 
 
 # --- errors -----------------------------------------------------------------------------------------------
@@ -326,8 +334,8 @@ def values(scores) -> list[float]:
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_manifold_scores_are_their_definitions(k, monkeypatch):
-    real, fake = normal(60, 3, 28), 0.6 + 0.7 * normal(45, 3, 29)
+def test_manifold_scores_are_their_definitions(k):
+    real, fake = normal(60, 3, 28), 0.8 + 0.7 * normal(45, 3, 29)
     expected = slow_manifold(real, fake, k)
     found = fid.manifold_scores(real, fake, k)
     assert values(found) == pytest.approx(expected, rel=1e-12)
@@ -337,13 +345,12 @@ def test_manifold_scores_are_their_definitions(k, monkeypatch):
     assert values(shifted) == pytest.approx(expected, rel=1e-12)
 
 
-def test_manifold_scores_do_not_depend_on_the_chunks():
-    real, fake = normal(3000, 4, 30), 0.5 + normal(2500, 4, 31)
-    chunks = list(fid._square_distances(real, fake))
-    assert len(chunks) > 1
-    joined = np.concatenate([squares for _, squares in chunks])
-    assert np.allclose(joined, ((real[:, None] - fake) ** 2).sum(axis=2), rtol=1e-9, atol=1e-12)
-    assert [rows.start for rows, _ in chunks] == list(range(0, 3000, chunks[0][0].stop))
+def test_manifold_scores_do_not_depend_on_the_chunks(monkeypatch):
+    real, fake = normal(130, 4, 30), 0.5 + normal(101, 4, 31)
+    expected = fid.manifold_scores(real, fake)
+    for pairs in (1, 404, 1 << 13):
+        monkeypatch.setattr(fid, "PAIRS", pairs)
+        assert fid.manifold_scores(real, fake) == expected
 
 
 def test_manifold_scores_equal_prdc():
