@@ -42,9 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {options.rounds} rounds, 1,000 v 1,000 vectors"
-    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {options.rounds} rounds, 1,000 v 1,000")
     for d, bar in ((512, 3), (2048, 10)):
         x, y = feature_sets(d)
         theirs = lambda x=x, y=y: torchmetrics_fid(x.double(), y.double())  # noqa: E731
