@@ -107,6 +107,30 @@ def remake(names: tuple[str, ...], out: Path, data_dir: str, device: str) -> Non
 
 
 @main.command()
+@click.argument("a")
+@click.argument("b", required=False)
+@click.option("--features", default="reference", show_default=True, help="The feature network: reference, or FILE.pt.")
+@click.option("--save", type=click.Path(path_type=Path), help="Keep the statistics of A in this new file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fid(a: str, b: str | None, features: str, save: Path | None, as_json: bool) -> None:
+    """Score the images A against the images B: Fréchet distance, kernel distance, precision, recall.
+
+    A and B: a folder of 32×32 RGB images (PNG or JPEG), a .mat file of SVHN, a file that --save wrote, or the word
+    real, the test crops whose features the package carries. Where B is real, real training crops are scored beside.
+    """
+    from . import score
+
+    if b is None and save is None:
+        raise click.UsageError("give B to score A against, or --save FILE to keep the statistics of A")
+    try:
+        table = score.run(a, b, features, save)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise click.UsageError(str(error)) from None
+    if table is not None:
+        click.echo(table.json() if as_json else table)
+
+
+@main.command()
 @click.argument("url")
 def address(url: str) -> None:
     """Write the bundle's public address, URL, and a Colab badge into the notebooks of this clone."""

@@ -23,7 +23,7 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 LAYERS = [
     {"cli"},
     {"address"},
-    {"runs", "report", "doctor", "remake"},
+    {"runs", "report", "doctor", "remake", "score"},
     {"keynumbers", "checks", "plots", "widgets"},
     {"divergences", "vae", "gan", "fid", "latent"},
     {"distributions", "networks", "features", "data", "distortions", "reference"},

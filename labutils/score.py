@@ -1,0 +1,233 @@
+"""The command `labutils fid`: images or statistics in, a table of scores out."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from . import data, features, fid
+from .estimates import Estimate
+from .training import write_whole
+
+IMAGES = (".png", ".jpg", ".jpeg")
+
+
+class StatisticsError(ValueError):
+    """A statistics file cannot be used, or two do not belong together; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What is kept of a set of images: moments of its features, maybe the features, and which network they are of."""
+
+    name: str
+    moments: fid.Moments
+    network: str
+    network_sha256: str
+    real: bool  # real images: scores against them have a floor
+    features: Float[np.ndarray, "_n _d"] | None = None
+
+
+def statistics(name: str, rows: Float[Tensor, "n d"], network: nn.Module, real: bool) -> Statistics:
+    """Statistics of features extracted with `network`."""
+    return Statistics(name, fid.Moments.of(rows), network.name, network.sha256, real, rows.numpy())
+
+
+def save_statistics(path: Path, statistics: Statistics, with_features: bool = True) -> None:
+    """Write an .npz file of plain arrays: with the features every score can be told from it, else only the FID.
+
+    FileExistsError if there is a file of that name already.
+    """
+    path = Path(path)
+    _must_be_new(path)
+    m = statistics.moments
+    content = {"name": statistics.name, "mean": m.mean, "cov": m.cov, "count": m.count, "real": statistics.real}
+    content |= {"network": statistics.network, "network_sha256": statistics.network_sha256}
+    if with_features and statistics.features is not None:
+        content["features"] = statistics.features
+    file = io.BytesIO()
+    np.savez(file, **content)
+    write_whole(path, file.getvalue())
+
+
+def _must_be_new(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another name, or move it away")
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Read what `save_statistics` wrote; nothing in it can execute. StatisticsError for any other or damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+        count, mean, cov = int(content["count"]), content["mean"], content["cov"]
+        fid.frechet_distance(mean, cov, mean, cov)  # a mean and a covariance, finite and of one width
+        rows = content.get("features")
+        if count < 2 or (rows is not None and rows.shape != (count, len(mean))):
+            raise ValueError("its features, their count and their moments do not fit together")
+        name, network, digest = (str(content[key]) for key in ("name", "network", "network_sha256"))
+        moments = fid.Moments(count, mean, cov * (count - 1))
+        return Statistics(name, moments, network, digest, bool(content["real"]), rows)
+    except FileNotFoundError:
+        raise
+    except KeyError as error:
+        raise StatisticsError(
+            f"{path} is no file of feature statistics: it has no {error.args[0].split()[0]}"
+        ) from None
+    except (ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise StatisticsError(f"{path} is damaged, or no file of feature statistics: {error}") from error
+
+
+def read_images(folder: Path) -> UInt8[Tensor, "n 3 32 32"]:
+    """Every PNG and JPEG in a folder and below it, in the order of their names.
+
+    data.DataError naming the file that cannot be read or is not 32×32 RGB, or a folder without images.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+    if not paths:
+        raise data.DataError(f"{folder} has no images; expected files that end in {', '.join(IMAGES)}")
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                mode, (width, height), pixels = image.mode, image.size, np.array(image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise data.DataError(f"{path} cannot be read as an image: {error}") from None
+        if (mode, width, height) != ("RGB", 32, 32):
+            raise data.DataError(f"{path} is {mode}, {width} pixels wide and {height} high; expected RGB, 32×32")
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1))
+    return torch.stack(images)
+
+
+def read(name: str, network: nn.Module) -> Statistics:
+    """Statistics of a folder of images, a .mat file, a saved statistics file, or the shipped `real` test crops."""
+    path = Path(name)
+    if name == "real" and not path.exists():
+        _must_be_reference(network)
+        return statistics("real test crops", features.real("test")[0], network, real=True)
+    if path.is_dir():
+        return statistics(name, features.extract(network, read_images(path)), network, real=False)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a folder, a .mat or a statistics file, or real")
+    if path.suffix == ".mat":
+        return statistics(name, features.extract(network, data.read_mat(path).images), network, real=True)
+    found = load_statistics(path)
+    if found.network_sha256 != network.sha256:
+        theirs, ours = f"{found.network} ({found.network_sha256[:12]})", f"{network.name} ({network.sha256[:12]})"
+        raise StatisticsError(
+            f"{path} holds features of the network {theirs}, not of {ours}: they cannot be compared. "
+            "Name its network with --features, or extract the statistics again"
+        )
+    return found
+
+
+def _is_reference(network: nn.Module) -> bool:
+    return network.name == "reference"
+
+
+def _must_be_reference(network: nn.Module) -> None:
+    if not _is_reference(network):
+        raise StatisticsError(f"the shipped real features are the reference network's, not of {network.name}")
+
+
+def training_crops(b: Statistics, network: nn.Module) -> tuple[Float[Tensor, "n d"] | None, str]:
+    """Features of real training crops to lay beside `b`, or None and the reason why there are none.
+
+    The shipped ones with the reference network, else those of train_32x32.mat beside a test_32x32.mat.
+    """
+    beside = Path(b.name).with_name("train_32x32.mat")
+    if not b.real or b.features is None:
+        return None, f"no floor: {b.name} {'has no features' if b.real else 'is not known to be real'}"
+    if _is_reference(network):
+        train = features.real("train")[0]
+    elif Path(b.name).name == "test_32x32.mat" and beside.exists():
+        train = features.extract(network, data.read_mat(beside).images)
+    else:
+        return None, f"no floor: no real training crops with features of {network.name}"
+    first = torch.as_tensor(b.features[:200]).double()
+    nearest = torch.cdist(first, train.double()).min(dim=1).values
+    if (nearest < 2e-3 * first.norm(dim=1)).any():  # half precision moves a vector by 3e-4 of its length
+        return None, f"no floor: {b.name} holds crops that are among the real training crops"
+    return train, ""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores with their floor beside; printed, one line a score. Without features there is only the FID."""
+
+    a: str
+    b: str
+    network: str
+    scores: fid.Scores | Estimate
+    floor: fid.Scores | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        if isinstance(self.scores, Estimate):
+            n = f"n = {self.scores.n:,}"
+            return (
+                f"{self.a} against {self.b}, features: {self.network}\nfid {self.scores.value:.2f} ({n})\n{self.note}"
+            )
+        s, floor = self.scores, self.floor
+        lines = [f"{self.a} against {self.b}, features: {self.network}"]
+        lines += [f"{'':10}{f'{s.n:,} against {s.m:,}':>24}" + (f"{f'floor: {floor.n:,} real':>24}" if floor else "")]
+        for name in fid.SCORES:
+            line = f"{name:10}{_short(getattr(s, name)):>24}"
+            if floor:
+                line += f"{_short(getattr(floor, name)):>24}"
+                if name != "kid":  # its floor is zero
+                    line += f"{getattr(s, name).value / getattr(floor, name).value:10.2f} times"
+            lines.append(line)
+        return "\n".join(lines + [self.note] * bool(self.note))
+
+    def json(self) -> str:
+        """The same as a JSON object; an error that is not known is null."""
+        return json.dumps(_plain(asdict(self)), indent=1)
+
+
+def _short(estimate: Estimate) -> str:
+    return str(estimate).rsplit(" (", 1)[0]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def compare(a: Statistics, b: Statistics, network: nn.Module) -> ScoreTable:
+    """All scores of `a` against `b`, with the floor where `b` is real."""
+    if a.features is None or b.features is None:
+        p, q = a.moments, b.moments
+        value = Estimate(fid.frechet_distance(p.mean, p.cov, q.mean, q.cov), math.nan, p.count)
+        return ScoreTable(a.name, b.name, network.name, value, note="moments only: no error, no other scores, no floor")
+    real = fid.RealSet(b.features)
+    found = fid.scores(a.features, real)
+    train, note = training_crops(b, network)
+    if train is None:
+        return ScoreTable(a.name, b.name, network.name, found, note=note)
+    n = min(found.n, len(train) - len(train) // 20)  # some must be left out, or all draws are the same
+    return ScoreTable(a.name, b.name, network.name, found, fid.real_floor(train, real, n))
+
+
+def run(a: str, b: str | None, network_name: str, save: Path | None) -> ScoreTable | None:
+    """What `labutils fid` does: keep the statistics of `a` if asked to, and compare with `b` if there is one."""
+    if save is not None:
+        _must_be_new(save)
+    network = features.load(network_name)
+    found = read(a, network)
+    other = read(b, network) if b is not None else None
+    if save is not None:
+        save_statistics(save, found)
+    return compare(found, other, network) if other is not None else None

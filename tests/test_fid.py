@@ -1,0 +1,475 @@
+"""Scores against closed forms, plain definitions, torchmetrics and prdc; errors against repeated draws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from labutils import fid
+from labutils.training import generator
+
+
+def normal(n: int, d: int, *path: int) -> np.ndarray:
+    return torch.randn(n, d, generator=generator(0, "test", *path), dtype=torch.float64).numpy()
+
+
+def covariance(d: int, *path: int) -> np.ndarray:
+    a = normal(d, d, *path)
+    return a @ a.T / d + 0.1 * np.eye(d)
+
+
+def textbook(x: np.ndarray, y: np.ndarray) -> float:
+    """The definition, by the eigenvalues of the product of NumPy's covariances."""
+    p, q = np.cov(x.T), np.cov(y.T)
+    roots = np.sqrt(np.maximum(np.linalg.eigvals(p @ q).real, 0))
+    return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(p) + np.trace(q) - 2 * roots.sum()
+
+
+# --- Fréchet distance -------------------------------------------------------------------------------------
+
+
+def test_two_dimensions_have_a_closed_form():
+    p, q = np.array([[2.0, 0.7], [0.7, 1.0]]), np.array([[1.0, -0.9], [-0.9, 3.0]])
+    root_trace = math.sqrt(np.trace(p @ q) + 2 * math.sqrt(np.linalg.det(p @ q)))
+    expected = 0.25 + 4 + 7 - 2 * root_trace
+    assert fid.frechet_distance(np.array([0.0, 1.0]), p, np.array([0.5, -1.0]), q) == pytest.approx(expected, rel=1e-12)
+
+
+def test_commuting_covariances_compare_standard_deviations():
+    a, b = np.array([1.0, 2.0, 0.0, 5.0]), np.array([3.0, 2.0, 1.0, 0.5])
+    rotation = np.linalg.qr(normal(4, 4, 0))[0]
+    p, q = (rotation @ np.diag(s**2) @ rotation.T for s in (a, b))
+    found = fid.frechet_distance(torch.zeros(4), torch.tensor(p), np.ones(4), q)
+    assert found == pytest.approx(4 + ((a - b) ** 2).sum(), rel=1e-7)
+
+
+def test_a_known_optimal_map():
+    """q is the law of Tx for symmetric positive T: the squared distance is E|x − Tx|²; T does not commute with Σ."""
+    p, t = covariance(40, 1), covariance(40, 2)
+    expected = np.trace((np.eye(40) - t) @ p @ (np.eye(40) - t))
+    q = t @ p @ t
+    assert fid.frechet_distance(np.zeros(40), p, np.zeros(40), (q + q.T) / 2) == pytest.approx(expected, rel=1e-9)
+
+
+def test_equal_covariances_leave_the_means():
+    p = covariance(30, 3)
+    step = normal(1, 30, 4)[0]
+    assert fid.frechet_distance(step, p, 0 * step, p) == pytest.approx((step**2).sum(), rel=1e-10)
+
+
+def test_rank_one_and_rank_zero():
+    u, v = normal(2, 50, 5)
+    zero = np.zeros(50)
+    found = fid.frechet_distance(zero, np.outer(u, u), zero, np.outer(v, v))
+    assert found == pytest.approx(u @ u + v @ v - 2 * abs(u @ v), rel=1e-10)
+    assert fid.frechet_distance(zero, np.outer(u, u), u, np.zeros((50, 50))) == pytest.approx(2 * u @ u, rel=1e-12)
+    assert fid.frechet_distance(zero, np.zeros((50, 50)), u, np.zeros((50, 50))) == pytest.approx(u @ u, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d"), [(500, 32), (33, 32), (32, 32), (20, 32), (2, 32)])
+def test_identical_sets_are_at_distance_zero(n, d):
+    x = 700 + 20 * normal(n, d, n)
+    scale = x.var(axis=0, ddof=1).sum()
+    assert 0 <= fid.calculate_fid_score(iter([x]), iter([x])) < 1e-9 * scale
+    # The same set in another order and with other batches: only the means' rounding at 700 remains.
+    assert 0 <= fid.calculate_fid_score(iter(x[::-1]), iter(np.array_split(x, 2))) < 1e-9 * scale
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(200, 300, 24), (10, 12, 40), (10, 400, 40), (400, 41, 40), (40, 40, 40)])
+def test_score_is_the_definition_also_with_fewer_samples_than_dimensions(n, m, d):
+    x, y = 3 + normal(n, d, 6) @ covariance(d, 7), normal(m, d, 8)
+    found = fid.calculate_fid_score(iter(x), iter([y]))
+    assert found == pytest.approx(textbook(x, y), rel=1e-6)  # textbook's own error on singular matrices
+    assert fid.calculate_fid_score(iter([y]), iter([x])) == pytest.approx(found, rel=1e-9)
+    moments = fid.Moments.of(x), fid.Moments.of(y)
+    arguments = [a for m in moments for a in (m.mean, m.cov)]
+    assert fid.frechet_distance(*arguments) == pytest.approx(found, rel=1e-9)
+
+
+def test_few_samples_against_an_exact_form():
+    """Two points each: covariances of rank one along the differences."""
+    x, y = normal(2, 512, 9), normal(2, 512, 10)
+    u, v = (x[0] - x[1]) / math.sqrt(2), (y[0] - y[1]) / math.sqrt(2)
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + u @ u + v @ v - 2 * abs(u @ v)
+    assert fid.calculate_fid_score(iter(x), iter(y)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-4, 1e-8])
+def test_well_and_ill_conditioned_covariances(smallest):
+    """Standard deviations a and b along the same axes, down to `smallest`, where an eigenvalue's root loses digits."""
+    d = 60
+    axes = np.linalg.qr(normal(d, d, 11))[0]
+    a = np.geomspace(1, smallest, d)
+    b = a[::-1] + 0.5 * a
+    p, q = ((axes * s**2) @ axes.T for s in (a, b))
+    p, q = (p + p.T) / 2, (q + q.T) / 2
+    zero = np.zeros(d)
+    assert fid.frechet_distance(zero, p, zero, q) == pytest.approx(((a - b) ** 2).sum(), rel=1e-7)
+    assert fid.frechet_distance(zero, p, zero, p) < 1e-8
+    root = fid.covariance_root(p)
+    assert np.allclose(root @ root.T, p, atol=1e-14)
+
+
+class Identity(torch.nn.Module):
+    """Features that pass through torchmetrics unchanged."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.num_features = d
+        self.register_buffer("anchor", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(len(x), -1)[:, : self.num_features]
+
+
+def torchmetrics_fid(x: torch.Tensor, y: torch.Tensor) -> float:
+    image = pytest.importorskip("torchmetrics.image.fid")
+    metric = image.FrechetInceptionDistance(Identity(x.shape[1]), input_img_size=(1, 1, x.shape[1])).set_dtype(
+        torch.float64
+    )
+    metric.update(x, real=False)
+    metric.update(y, real=True)
+    return metric.compute().item()
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(1000, 1000, 512), (400, 700, 64)])
+def test_equal_to_torchmetrics(n, m, d):
+    mix = covariance(d, 13)
+    x = torch.tensor(30 * normal(n, d, 14) @ mix + 31)
+    y = torch.tensor(25 * normal(m, d, 15) + 30)
+    with torch.random.fork_rng():
+        expected = torchmetrics_fid(x, y)
+    assert fid.calculate_fid_score(iter(x.split(100)), iter(y.split(64))) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("d", [512, 7])
+def test_any_iterator_of_any_batches(d):
+    x, y = torch.tensor(normal(1500, d, 16)), torch.tensor(normal(1200, d, 17))
+    expected = fid.calculate_fid_score(iter([x]), iter([y]))
+
+    def one_buffer():  # what a careless reader of a file does
+        buffer = np.empty(d)
+        for row in x.numpy():
+            buffer[:] = row
+            yield buffer
+
+    gradients = x.clone().requires_grad_()
+    forms = (iter(x), iter(x.numpy()), one_buffer(), x.split(1), x.split(1499), [x[:5], x[5], x[6:].numpy()],
+             gradients.split(333), [x[:0], x])  # fmt: skip
+    for form in forms:
+        assert fid.calculate_fid_score(form, iter(y)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_large_common_mean_costs_no_digits():
+    """float32 features at 3,000 ± 1: sums of squares in float32 or uncentred lose the covariance."""
+    x = (3000 + normal(5000, 16, 18)).astype(np.float32)
+    found = fid.moments(iter(np.array_split(x, 7)))
+    assert np.allclose(found.cov, np.cov(x.astype(np.float64).T), rtol=1e-10, atol=1e-10)
+    assert np.allclose(found.mean, x.astype(np.float64).mean(axis=0), rtol=1e-14)
+    y = x.astype(np.float64) + 1e-3
+    assert fid.calculate_fid_score(iter(x), iter(y)) == pytest.approx(16e-6, rel=1e-5)
+
+
+def test_moments_merge_and_part():
+    x = 5 + normal(300, 20, 19)
+    whole, a, b = (fid.Moments.of(part) for part in (x, x[:40], x[40:]))
+    for found, expected in ((a.merge(b), whole), (b.merge(a), whole), (whole.without(a), b), (whole.without(b), a)):
+        assert found.count == expected.count
+        assert np.allclose(found.mean, expected.mean, rtol=1e-12)
+        assert np.allclose(found.cov, expected.cov, rtol=1e-10, atol=1e-12)
+
+
+def test_a_long_stream_needs_no_more_memory_than_a_short_one():
+    assert abs(peak(30_000, 32) - peak(3_000, 32)) < 20_000
+
+
+@pytest.mark.slow
+def test_a_million_vectors_in_flat_memory():
+    started = time.monotonic()
+    long = peak(1_000_000, 512)
+    print(f"\n1,000,000 vectors of 512: {time.monotonic() - started:.0f} s, peak {long / 1e6:.1f} MB")
+    assert long < 60e6  # the vectors would fill 4 GB
+    assert abs(long - peak(20_000, 512)) < 100_000
+
+
+def peak(n: int, d: int) -> int:
+    """Bytes at the most while `n` single vectors stream by."""
+    pool = normal(1000, d, 20).astype(np.float32)
+    tracemalloc.start()
+    try:
+        assert fid.moments(itertools.islice(itertools.cycle(pool), n)).count == n
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+GOOD = torch.tensor(normal(10, 4, 21))
+BAD = GOOD.clone()
+BAD[3, 2] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ([], "iterator is empty"),
+        ([GOOD[:1]], "at least 2 feature vectors, got 1"),
+        ([GOOD[0]], "at least 2 feature vectors, got 1"),
+        ([GOOD[:0]], "at least 2|empty"),
+        ([GOOD, GOOD[:, :3]], "width 3 after vectors of width 4"),
+        ([GOOD[:, :3]], "width"),
+        ([GOOD, BAD], "nan in column 2"),
+        ([GOOD, GOOD / 0], "inf in column"),
+        ([GOOD[None]], r"shape \(1, 10, 4\)"),
+        ([torch.tensor(1.0)], r"shape \(\)"),
+        ([[1.0, 2.0]], "type list"),
+    ],
+)
+def test_bad_streams_are_refused(features, message):
+    good = [GOOD]
+    for arguments in ((iter(features), iter(good)), (iter(good), iter(features))):
+        with pytest.raises(ValueError, match=message):
+            fid.calculate_fid_score(*arguments)
+
+
+def test_what_is_no_covariance_is_refused():
+    zero, eye = np.zeros(2), np.eye(2)
+    for wrong in (
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[1.0, 0.5], [0.0, 1.0]],
+        [[1.0, 0.0], [0.0, math.nan]],
+        [[-1.0, 0], [0, 1.0]],
+    ):
+        with pytest.raises(ValueError, match="not a covariance"):
+            fid.frechet_distance(zero, np.array(wrong), zero, eye)
+    with pytest.raises(ValueError, match="width 3, .* with a covariance of shape"):
+        fid.frechet_distance(np.zeros(3), eye, zero, eye)
+    with pytest.raises(ValueError, match="width 3 against features of width 2"):
+        fid.frechet_distance(np.zeros(3), np.eye(3), zero, eye)
+    with pytest.raises(ValueError, match="nan"):
+        fid.frechet_distance(zero * math.nan, eye, zero, eye)
+
+
+# --- errors -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(200, 300, 8), (100, 100, 40), (30, 60, 40)])
+def test_jackknife_error_is_the_spread_of_repeated_draws(n, m, d):
+    sd = 10 / np.sqrt(np.arange(1, d + 1))
+    draws = [
+        fid.frechet_with_error(normal(n, d, 22, i) * sd, 0.3 + 1.2 * sd * normal(m, d, 23, i), seed=i)
+        for i in range(80)
+    ]
+    values, errors = (np.array([getattr(draw, f) for draw in draws]) for f in ("value", "stderr"))
+    spread = values.std(ddof=1)  # known to 8 %
+    assert 0.8 * spread < errors.mean() < 1.6 * spread  # too large by a third where n is near d, never too small
+    covered = np.abs(values - values.mean()) < 2 * errors
+    assert covered.mean() > 0.88
+    assert draws[0].n == n
+
+
+def test_jackknife_leaves_out_each_group_of_each_set():
+    """Against the same by hand, from the rows; `value` is the plain score, so the interval contains it."""
+    x, y = normal(23, 5, 24), 1 + 2 * normal(31, 5, 25)
+    variance = 0.0
+    for a, b, fixed in ((x, y, 1), (y, x, 0)):
+        order = torch.randperm(len(a), generator=generator(4, "groups")).numpy()
+        left = []
+        for group in np.array_split(order, 6):
+            rest = np.delete(a, group, axis=0)
+            left.append(textbook(rest, b) if fixed else textbook(b, rest))
+        variance += 5 / 6 * ((np.array(left) - np.mean(left)) ** 2).sum()
+    found = fid.frechet_with_error(x, y, groups=6, seed=4)
+    assert found.value == pytest.approx(textbook(x, y), rel=1e-9)
+    assert found.stderr == pytest.approx(math.sqrt(variance), rel=1e-8)
+
+
+def test_jackknife_does_not_depend_on_the_order_of_a_file():
+    """Sorted by class, contiguous groups would each miss a class."""
+    classes = np.repeat(np.arange(10.0), 40)[:, None] * np.ones(6)
+    x, y = classes + normal(400, 6, 26), classes + normal(400, 6, 27)
+    shuffled = x[torch.randperm(400, generator=generator(0, "shuffle")).numpy()]
+    a, b = fid.frechet_with_error(x, y), fid.frechet_with_error(shuffled, y)
+    assert a.value == pytest.approx(b.value, rel=1e-9)
+    assert 0.5 < a.stderr / b.stderr < 2
+
+
+def test_bad_arguments_of_the_errors():
+    with pytest.raises(ValueError, match="at least 3"):
+        fid.frechet_with_error(GOOD[:2], GOOD)
+    with pytest.raises(ValueError, match="groups is 1"):
+        fid.frechet_with_error(GOOD, GOOD, groups=1)
+    with pytest.raises(ValueError, match="width 3 against features of width 4"):
+        fid.frechet_with_error(GOOD[:, :3], GOOD)
+    with pytest.raises(ValueError, match="nan in column 2"):
+        fid.frechet_with_error(GOOD, BAD)
+
+
+# --- precision, recall, density, coverage -----------------------------------------------------------------
+
+
+def slow_manifold(real: np.ndarray, fake: np.ndarray, k: int) -> list[float]:
+    """The four definitions with plain loops over pairs."""
+
+    def distance(a, b):
+        return math.sqrt(((a - b) ** 2).sum())
+
+    def radii(x):
+        return [sorted(distance(a, b) for j, b in enumerate(x) if j != i)[k - 1] for i, a in enumerate(x)]
+
+    real_radii, fake_radii = radii(real), radii(fake)
+    inside = [[distance(r, f) < radius for f in fake] for r, radius in zip(real, real_radii, strict=True)]
+    precision = np.mean([any(row[j] for row in inside) for j in range(len(fake))])
+    recall = np.mean([any(distance(r, f) < s for f, s in zip(fake, fake_radii, strict=True)) for r in real])
+    return [precision, recall, np.sum(inside) / (k * len(fake)), np.mean([any(row) for row in inside])]
+
+
+def values(scores) -> list[float]:
+    return [score.value for score in scores]
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_manifold_scores_are_their_definitions(k):
+    real, fake = normal(60, 3, 28), 0.8 + 0.7 * normal(45, 3, 29)
+    expected = slow_manifold(real, fake, k)
+    found = fid.manifold_scores(real, fake, k)
+    assert values(found) == pytest.approx(expected, rel=1e-12)
+    assert len(set(expected)) == 4  # no two could be exchanged unseen
+    assert [s.n for s in found] == [45, 60, 45, 60]
+    shifted = fid.manifold_scores(torch.tensor(real) + 1e5, torch.tensor(fake) + 1e5, k)
+    assert values(shifted) == pytest.approx(expected, rel=1e-12)
+
+
+def test_manifold_scores_do_not_depend_on_the_chunks(monkeypatch):
+    real, fake = normal(130, 4, 30), 0.5 + normal(101, 4, 31)
+    expected = fid.manifold_scores(real, fake)
+    for pairs in (1, 404, 1 << 13):
+        monkeypatch.setattr(fid, "PAIRS", pairs)
+        assert fid.manifold_scores(real, fake) == expected
+
+
+def test_manifold_scores_equal_prdc():
+    prdc = pytest.importorskip("prdc", reason="pip install prdc: not on conda, so not in the test extra")
+    real, fake = normal(300, 16, 32), 0.3 + 0.9 * normal(250, 16, 33)
+    expected = prdc.compute_prdc(real, fake, nearest_k=5)
+    found = fid.manifold_scores(real, fake)
+    assert found._asdict().keys() == expected.keys()
+    for name, estimate in found._asdict().items():
+        assert estimate.value == pytest.approx(expected[name], rel=1e-9), name
+
+
+def test_manifold_scores_at_their_ends():
+    x = normal(400, 8, 34)
+    assert values(fid.manifold_scores(x, x)) == pytest.approx([1, 1, 1, 1])
+    assert values(fid.manifold_scores(x, x + 100)) == [0, 0, 0, 0]
+    one_mode = fid.manifold_scores(x, 0.01 * normal(400, 8, 35))
+    assert one_mode.precision.value == 1 and one_mode.recall.value < 0.05 and one_mode.density.value > 2
+    with pytest.raises(ValueError, match="at least 6 feature vectors, got 5"):
+        fid.manifold_scores(x, x[:5])
+    with pytest.raises(ValueError, match="k is 0"):
+        fid.manifold_scores(x, x, k=0)
+
+
+# --- kernel distance --------------------------------------------------------------------------------------
+
+
+def slow_kid(fake: np.ndarray, real: np.ndarray) -> float:
+    mean, sd = real.mean(axis=0), real.std(axis=0, ddof=1)
+    x, y = (fake - mean) / sd, (real - mean) / sd
+
+    def k(a, b):
+        return (a @ b / len(a) + 1) ** 3
+
+    def within(z):
+        return np.mean([k(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j])
+
+    return within(x) + within(y) - 2 * np.mean([k(a, b) for a in x for b in y])
+
+
+def test_kid_is_its_definition_and_its_error_a_jackknife():
+    fake, real = 0.5 + normal(23, 6, 36), 7 * normal(31, 6, 37) + 100
+    fake = 7 * fake + 100
+    found = fid.kid(fake, real, groups=5)
+    assert found.value == pytest.approx(slow_kid(fake, real), rel=1e-9)
+    assert fid.kid(torch.tensor(fake), real, groups=23).value == pytest.approx(found.value, rel=1e-9)
+    rest = [np.delete(fake, g, axis=0) for g in fid._deal(23, 5, 0)]
+    of_fakes = np.array([slow_kid(a, real) for a in rest])
+    assert found.stderr**2 > 4 / 5 * ((of_fakes - of_fakes.mean()) ** 2).sum() > 0
+
+
+def test_kid_equals_torchmetrics():
+    kid = pytest.importorskip("torchmetrics.image.kid")
+    fake, real = torch.tensor(0.3 + normal(50, 20, 38)), torch.tensor(normal(50, 20, 39))
+    standard = [(z - real.mean(dim=0)) / real.std(dim=0) for z in (fake, real)]
+    expected = kid.poly_mmd(*standard).item()
+    assert fid.kid(fake, real).value == pytest.approx(expected, rel=1e-9)
+
+
+def test_kid_has_no_bias_and_an_honest_error():
+    draws = [fid.kid(normal(40, 10, 40, i), normal(60, 10, 41, i)) for i in range(150)]
+    v, e = (np.array([getattr(d, f) for d in draws]) for f in ("value", "stderr"))
+    assert abs(v.mean()) < 3.5 * v.std() / math.sqrt(150)
+    shifted = [fid.kid(0.4 + normal(80, 10, 42, i), normal(80, 10, 43, i)) for i in range(100)]
+    v, e = (np.array([getattr(d, f) for d in shifted]) for f in ("value", "stderr"))
+    assert v.mean() > 3 * v.std()
+    assert 0.7 < e.mean() / v.std() < 1.4
+
+
+def test_kid_survives_a_dead_feature():
+    fake, real = normal(30, 4, 44), normal(30, 4, 45)
+    real[:, 2] = 0.0
+    assert math.isfinite(fid.kid(fake, real).value)
+    assert fid.kid(fake[:, :2] * 1e6, real[:, :2] * 1e6).value == pytest.approx(
+        fid.kid(fake[:, :2], real[:, :2]).value, rel=1e-6
+    )
+
+
+# --- all scores and the floor -----------------------------------------------------------------------------
+
+
+def test_all_scores_are_those_of_their_functions():
+    fake, real = 0.2 + normal(150, 6, 46), normal(200, 6, 47)
+    found = fid.scores(fake, real)
+    assert (found.n, found.m) == (150, 200)
+    assert found.fid == fid.frechet_with_error(fake, real)
+    assert found.kid.value == pytest.approx(fid.kid(fake, real).value, rel=1e-12)
+    assert found.kid.stderr == pytest.approx(fid.kid(fake, real).stderr, rel=1e-12)
+    assert (found.precision, found.recall, found.density, found.coverage) == fid.manifold_scores(real, fake)
+    prepared = fid.RealSet(torch.tensor(real))
+    assert fid.scores(torch.tensor(fake), prepared) == found
+    fast = fid.scores(fake, prepared, fid_error=False)
+    assert fast.fid.value == pytest.approx(found.fid.value, rel=1e-10) and math.isnan(fast.fid.stderr)
+    assert fast.coverage == found.coverage
+    with pytest.raises(ValueError, match="width 5 against features of width 6"):
+        fid.scores(fake[:, :5], prepared)
+
+
+def test_floor_is_the_score_of_fresh_real_samples():
+    """Draws from a pool: mean and spread are those of independent sets of the same size, with no finite pool."""
+    test = normal(300, 10, 48)
+    real = fid.RealSet(test)
+    fresh = [fid.scores(normal(200, 10, 49, i), real, fid_error=False) for i in range(40)]
+    floors = [fid.real_floor(normal(400, 10, 50, i), real, 200, repeats=8) for i in range(10)]
+    for name in fid.SCORES:
+        expected = np.array([getattr(s, name).value for s in fresh])
+        means = np.array([getattr(f, name).value for f in floors])
+        spreads = np.array([getattr(f, name).stderr for f in floors])
+        sd = expected.std(ddof=1)
+        assert abs(means.mean() - expected.mean()) < 0.8 * sd, name
+        assert 0.7 < np.sqrt((spreads**2).mean()) / sd < 1.45, name
+    assert (floors[0].n, floors[0].m) == (200, 300)
+    assert floors[0].fid.n == 200
+
+
+def test_floor_is_repeatable_and_needs_crops_to_leave_out():
+    train, test = normal(60, 4, 51), normal(50, 4, 52)
+    assert fid.real_floor(train, test, 30, repeats=3) == fid.real_floor(torch.tensor(train), test, 30, repeats=3)
+    assert fid.real_floor(train, test, 30, repeats=3) != fid.real_floor(train, test, 30, repeats=3, seed=1)
+    for n, repeats in ((60, 3), (70, 3), (30, 1)):
+        with pytest.raises(ValueError, match="draws of"):
+            fid.real_floor(train, test, n, repeats=repeats)
