@@ -107,6 +107,26 @@ def remake(names: tuple[str, ...], out: Path, data_dir: str, device: str) -> Non
 
 
 @main.command()
+@click.argument("model", type=click.Choice(["gan", "vae", "vae_unit"]))
+@click.option("--n", "count", default=1000, show_default=True, type=click.IntRange(1), help="How many images.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the images; new or empty.")
+def sample(model: str, count: int, seed: int, out: Path) -> None:
+    """Write PNG images g(z), z ~ N(0, I), of a shipped model of problem 3, to be scored with `labutils fid`.
+
+    MODEL: gan; vae, with calibrated variance; or vae_unit, trained with N(x; g(z), I).
+    """
+    from . import latent, reference, score
+
+    try:
+        score.must_be_empty(out)  # before the work
+        score.write_images(latent.sample(latent.reference_generator(model), count, seed), out)
+    except (OSError, reference.ReferenceModelError) as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(f"{out}: {count:,} images of {model}, seed {seed}")
+
+
+@main.command()
 @click.argument("a")
 @click.argument("b", required=False)
 @click.option("--features", default="reference", show_default=True, help="The feature network: reference, or FILE.pt.")

@@ -10,10 +10,40 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
+from . import networks, reference
+from .data import to_bytes
+from .training import generator
+
 Decode = Callable[[Tensor], Tensor]
+
+
+def reference_generator(name: str) -> networks.Generator:
+    """A shipped generator in evaluation mode: `gan`, `vae` (calibrated variance) or `vae_unit`, of N(x; g(z), I).
+
+    Raises ValueError for another name, ReferenceModelError when its file is missing or damaged.
+    """
+    if name not in ("gan", "vae", "vae_unit"):
+        raise ValueError(f"there is no generator {name!r}; choose gan, vae or vae_unit")
+    with torch.random.fork_rng():  # the initialisation is overwritten
+        whole = networks.ImageVAE() if name == "vae" else networks.Generator()
+    reference.load(f"svhn_{name}", whole)
+    return whole.decoder if name == "vae" else whole
+
+
+@torch.no_grad()
+def sample(model: networks.Generator, n: int, seed: int = 0, batch_size: int = 250) -> UInt8[Tensor, "n 3 32 32"]:
+    """`n` images g(z), z ~ N(0, I), as bytes: what a score is computed on. Neither depends on `batch_size`.
+
+    Raises ValueError for n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; expected at least one sample")
+    z = torch.randn(n, model.latent, generator=generator(seed, "samples"))
+    device = next(model.parameters()).device
+    return torch.cat([to_bytes(model(part.to(device))).cpu() for part in z.split(batch_size)])
 
 
 def straight(

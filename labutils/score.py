@@ -1,10 +1,11 @@
-"""The command `labutils fid`: images or statistics in, a table of scores out."""
+"""The commands `labutils sample` and `labutils fid`: images into a folder; images in, a table of scores out."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
+import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +88,26 @@ def load_statistics(path: Path) -> Statistics:
         ) from None
     except (ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise StatisticsError(f"{path} is damaged, or no file of feature statistics: {error}") from error
+
+
+def must_be_empty(folder: Path) -> None:
+    """FileExistsError unless `folder` is new or an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or move it away")
+
+
+def write_images(images: UInt8[Tensor, "n 3 32 32"], folder: Path) -> None:
+    """Write `folder/00000.png`, …; the folder appears when it is complete. FileExistsError if it holds anything."""
+    must_be_empty(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parent:
+        made = Path(parent, "images")
+        made.mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(made / f"{i:05}.png")
+        if folder.exists():
+            folder.rmdir()
+        made.rename(folder)
 
 
 def read_images(folder: Path) -> UInt8[Tensor, "n 3 32 32"]:

@@ -247,7 +247,7 @@ def test_what_is_no_covariance_is_refused():
     ):
         with pytest.raises(ValueError, match="not a covariance"):
             fid.frechet_distance(zero, np.array(wrong), zero, eye)
-    with pytest.raises(ValueError, match="width 3, .* with a covariance of shape"):
+    with pytest.raises(ValueError, match=r"width 3, .* with a covariance of shape"):
         fid.frechet_distance(np.zeros(3), eye, zero, eye)
     with pytest.raises(ValueError, match="width 3 against features of width 2"):
         fid.frechet_distance(np.zeros(3), np.eye(3), zero, eye)

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from labutils import latent
+from labutils import latent, networks, vae
+from labutils.data import from_bytes
 from labutils.training import generator
 
 ALPHAS = torch.linspace(0, 1, 11)
@@ -120,3 +121,22 @@ def test_entropy_of_a_histogram():
     assert latent.entropy(torch.arange(10).repeat(3)) == pytest.approx(math.log(10))
     assert latent.entropy(torch.zeros(5, dtype=torch.long)) == 0
     assert latent.entropy(torch.tensor([0, 0, 0, 9])) == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+
+
+def test_samples_depend_on_the_seed_and_not_on_the_batch():
+    model = vae.initialise(networks.Generator, 0).eval()
+    images = latent.sample(model, 7, seed=3)
+    assert images.shape == (7, 3, 32, 32) and images.dtype == torch.uint8
+    in_twos = latent.sample(model, 7, seed=3, batch_size=2).int()
+    assert (in_twos - images.int()).abs().max() <= 1
+    assert not torch.equal(latent.sample(model, 7, seed=4), images)
+    z = torch.randn(7, 100, generator=generator(3, "samples"))
+    with torch.no_grad():
+        assert (from_bytes(images) - model(z)).abs().max() <= 1 / 255 + 1e-6
+    with pytest.raises(ValueError, match="n is 0"):
+        latent.sample(model, 0)
+
+
+def test_an_unknown_generator_is_refused():
+    with pytest.raises(ValueError, match="no generator 'dcgan'; choose gan, vae or vae_unit"):
+        latent.reference_generator("dcgan")

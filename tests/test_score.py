@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.io import savemat
 
-from labutils import cli, features, fid, score
+from labutils import cli, features, fid, latent, networks, score, vae
 from labutils.training import generator
 
 
@@ -230,3 +230,45 @@ def test_jpeg_is_read(folder):
     found = score.read_images(folder / "jpegs")
     assert found.shape == (2, 3, 32, 32)
     assert (found[0].float() - image.float()).abs().mean() < 15
+
+
+# --- samples in, samples out ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def generators(monkeypatch):
+    """Untrained generators in place of the shipped ones."""
+    monkeypatch.setattr(
+        latent, "reference_generator", lambda name: vae.initialise(networks.Generator, len(name)).eval()
+    )
+
+
+def sample(*arguments):
+    return CliRunner().invoke(cli.main, ["sample", *map(str, arguments)])
+
+
+def test_samples_are_written_and_read_back_byte_for_byte(tmp_path, generators):
+    out = tmp_path / "new" / "samples"
+    done = sample("gan", "--n", 5, "--seed", 2, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert sorted(p.name for p in out.iterdir()) == [f"{i:05}.png" for i in range(5)]
+    assert torch.equal(score.read_images(out), latent.sample(latent.reference_generator("gan"), 5, 2))
+    assert [p.name for p in out.parent.iterdir()] == ["samples"], "nothing is left beside it"
+
+
+def test_nothing_is_overwritten_by_samples(tmp_path, generators):
+    (tmp_path / "mine.png").write_text("precious")
+    done = sample("vae", "--n", 3, "--out", tmp_path)
+    assert done.exit_code == 2 and "is not empty" in done.output
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.png"]
+    (tmp_path / "empty").mkdir()
+    assert sample("vae", "--n", 3, "--out", tmp_path / "empty").exit_code == 0
+    assert sample("vae", "--n", 0, "--out", tmp_path / "none").exit_code == 2
+    assert sample("dcgan", "--out", tmp_path / "none").exit_code == 2
+
+
+def test_sampling_and_scoring_are_two_commands(tmp_path, folder, generators):
+    assert sample("gan", "--n", 40, "--out", tmp_path / "fake").exit_code == 0
+    done = CliRunner().invoke(cli.main, ["fid", str(tmp_path / "fake"), str(folder / "test_32x32.mat"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["scores"]["fid"]["value"] > 0
