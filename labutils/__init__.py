@@ -1,9 +1,10 @@
 """Helper package of the deep generative lab: one idea a module, imports point downward only.
 
-front      cli, runs, report, doctor, remake, address  the command `labutils`
+front      cli, runs, report, score, doctor, remake, address  the command `labutils`
 teaching   keynumbers, checks, plots                 judged numbers; oracles; every figure
-methods    divergences, vae                          the lab's mathematics, one function per formula
-ground     distributions, networks, features, data, distortions, reference, training, estimates, parameters
+methods    divergences, vae, gan, fid, latent        the lab's mathematics, one function per formula
+ground     distributions, networks, features, data, street_digits, distortions, reference, training, estimates,
+           parameters
 """
 
 from importlib.metadata import PackageNotFoundError, version
