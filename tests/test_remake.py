@@ -1,0 +1,50 @@
+"""The reference trainings of problem 3, in small: what they write can be loaded, and a second call trains nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from labutils import networks, reference, remake, training, vae
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with an SVHN of 30 + 12 random images; recipes of a few steps."""
+    for name, n in (("train", 30), ("test", 12)):
+        draws = np.random.default_rng(n)
+        images = draws.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
+        scipy.io.savemat(tmp_path / f"{name}_32x32.mat", {"X": images, "y": draws.integers(1, 11, (n, 1))})
+    monkeypatch.setattr(remake, "GAN", dataclasses.replace(remake.GAN, batch_size=8, bfloat16=False))
+    monkeypatch.setattr(remake, "GAN_STEPS", 2)
+    monkeypatch.setattr(remake, "VAE", dataclasses.replace(remake.VAE, batch_size=16))
+    monkeypatch.setattr(remake, "VAE_EPOCHS", 1)
+    return tmp_path
+
+
+def test_the_gan_is_kept_as_its_averaged_generator(folder, monkeypatch):
+    made = remake.svhn_gan(folder / "out", folder, device="cpu")
+    model = vae.initialise(networks.Generator, 1)
+    about = reference.load("svhn_gan", model, made.parent)
+    assert about["settings"]["steps"] == 2 and len(about["curves"]["wasserstein"]) == len(about["curves"]["step"])
+    average = training.load_checkpoint(folder / "out" / "svhn_gan-00002.pt")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, average[name].half().float()), name
+
+    before = made.read_bytes()
+    monkeypatch.setattr(networks.Generator, "forward", None)  # a training would need it
+    assert remake.svhn_gan(folder / "out", folder, device="cpu").read_bytes() == before
+
+
+def test_the_vaes_are_kept_with_their_variance(folder):
+    made = remake.svhn_vae(folder / "out", folder, device="cpu")
+    whole, decoder = vae.initialise(networks.ImageVAE, 1), vae.initialise(networks.Generator, 1)
+    about = reference.load("svhn_vae", whole, made.parent)
+    unit = reference.load("svhn_vae_unit", decoder, made.parent)
+    assert 0.3 < about["variance"] < 1.0, "1/3 for uniform bytes, and what the untrained decoder adds"
+    assert unit["variance"] == 1.0 and unit["test_elbo"]["n"] == 12
+    assert unit["test_elbo"]["value"] < about["test_elbo"]["value"], "σ = 1 is too wide for values in [−1, 1]"
