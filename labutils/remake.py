@@ -15,7 +15,7 @@ from .training import History, pick_device, save_checkpoint
 
 EPOCHS = 20
 GAN, GAN_STEPS = gan.Recipe(learning_rate=3e-4, critic_rate=5e-4, shift=2, bfloat16=True), 12_000
-VAE, VAE_EPOCHS = vae.Recipe(learning_rate=1e-3, schedule="one-cycle"), 50
+VAE, VAE_EPOCHS = vae.Recipe(learning_rate=1e-3, schedule="one-cycle"), 24
 
 
 def vae_mnist(folder: Path, seed: int = 0, device: str = "auto") -> Path:
@@ -115,7 +115,7 @@ def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
     """Both VAEs of problem 3 on the whole training file of `svhn`, in half precision.
 
     `svhn_vae` has the calibrated variance, which its entry in `manifest.json` holds; `svhn_vae_unit` is the decoder
-    of N(x; g(z), I). Checkpoints lie in `folder`, so that a cut run continues. Ten minutes each on one core.
+    of N(x; g(z), I). Checkpoints lie in `folder`, so that a cut run continues. Six minutes each on one core.
     """
     where, found = pick_device(device), data.load("svhn", data_dir)
     train = data.read_mat(data.data_folder(data_dir) / "train_32x32.mat")

@@ -95,6 +95,25 @@ def elbo(
     return Elbo(reconstruction - kl, reconstruction, kl)
 
 
+def path_elbo(
+    model: nn.Module,
+    x: Float[Tensor, "batch c h w"],
+    noise: Float[Tensor, "batch latent"],
+    likelihood: Likelihood = bernoulli_log_likelihood,
+) -> Elbo:
+    """One-sample estimate log p(x|z) − log q(z|x)/p(z), differentiated through z alone: for training.
+
+    Expectation and expected gradient are those of `elbo`. Left out is the gradient of log q with z held fixed, whose
+    mean is zero; the noise of what stays vanishes as q nears the posterior ("Sticking the Landing", Roeder, Wu and
+    Duvenaud 2017), where that of `elbo` does not.
+    """
+    mean, logvar = model.encode(x)
+    z = reparametrise(mean, logvar, noise)
+    kl = log_normal(z, mean.detach(), logvar.detach()) - log_normal(z, 0.0, 0.0)
+    reconstruction = likelihood(model.decode(z), x)
+    return Elbo(reconstruction - kl, reconstruction, kl)
+
+
 def image_noise(seed: int, row: int, *shape: int, block: int = 0) -> Float[Tensor, "*shape"]:
     """Standard normal noise that belongs to an image: row i gets the same draw in any batch, in any order."""
     return torch.randn(shape, generator=generator(seed, "image", row, block))
@@ -277,12 +296,16 @@ def correct_to_all(elbo_of_all: Float[Tensor, " n"], subset: LikelihoodEstimate)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. schedule: `constant`, or `one-cycle`: a linear rise to the rate, then a cosine to zero."""
+    """How to train. schedule: `constant`, or `one-cycle`: a linear rise to the rate, then a cosine to zero.
+
+    path_gradient: of `path_elbo`, which has less noise, in place of `elbo`'s.
+    """
 
     batch_size: int = 64
     learning_rate: float = 3e-4
     schedule: str = "constant"
     warm_up: float = 0.1  # share of the steps
+    path_gradient: bool = False
 
     def at(self, learning_rate: float) -> Recipe:
         """This recipe with another (peak) learning rate; 0 keeps its own."""
@@ -298,7 +321,10 @@ class Recipe:
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
 
 
-RECIPES = {"baseline": Recipe(), "tuned": Recipe(learning_rate=4e-3, schedule="one-cycle")}
+RECIPES = {
+    "baseline": Recipe(),
+    "tuned": Recipe(batch_size=128, learning_rate=5.5e-3, schedule="one-cycle", path_gradient=True),
+}
 
 
 def train(
@@ -332,7 +358,7 @@ def train(
     def step(i: int) -> dict[str, Tensor]:
         x = prepare(images[batches(i).to(device)])
         noise = torch.randn(len(x), model.latent, generator=generator(seed, "z", i, device=device), device=device)
-        terms = elbo(model, x, noise, likelihood)
+        terms = (path_elbo if recipe.path_gradient else elbo)(model, x, noise, likelihood)
         loss = -terms.elbo.mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -185,6 +185,49 @@ def test_elbo_is_the_integral_and_below_the_likelihood():
     assert (exact_elbo < log_px).all()
 
 
+class _Shifted(networks.LinearGaussianVAE):
+    """The exact posterior, moved by a mean and a log-variance that have gradients."""
+
+    def __init__(self, mean=0.0, logvar=0.0):
+        super().__init__()
+        self.moved = [nn.Parameter(torch.full((3,), v, dtype=torch.float64)) for v in (mean, logvar)]
+
+    def encode(self, x):
+        mean, logvar = super().encode(x)
+        return mean + self.moved[0], logvar + self.moved[1]
+
+
+def _gradients(bound, model, x, noise):
+    """Gradient of each draw's mean bound with respect to the moved mean and log-variance: (draws, 6)."""
+    found = []
+    for draw in noise:
+        value = bound(model, x, draw, vae.gaussian_log_likelihood).elbo.mean()
+        found.append(torch.cat(torch.autograd.grad(value, model.moved)))
+    return torch.stack(found)
+
+
+def test_the_path_gradient_vanishes_draw_by_draw_where_the_posterior_is_exact():
+    g = training.generator(0, "path")
+    x = 1.5 * torch.randn(20, 1, 2, 3, generator=g, dtype=torch.float64)
+    noise = torch.randn(8, 20, 3, generator=g, dtype=torch.float64)
+    model = _Shifted()
+    assert _gradients(vae.path_elbo, model, x, noise).abs().max() < 1e-12
+    assert _gradients(vae.elbo, model, x, noise).abs().max() > 0.01
+    torch.testing.assert_close(vae.path_elbo(model, x, noise[0], vae.gaussian_log_likelihood).elbo, model.log_p(x))
+
+
+def test_the_path_gradient_has_the_same_mean_as_that_of_the_bound():
+    g = training.generator(1, "path")
+    x = 1.5 * torch.randn(20, 1, 2, 3, generator=g, dtype=torch.float64)
+    noise = torch.randn(3000, 20, 3, generator=g, dtype=torch.float64)
+    model = _Shifted(0.3, 0.4)
+    both = [_gradients(bound, model, x, noise) for bound in (vae.path_elbo, vae.elbo)]
+    difference = both[0] - both[1]
+    error = difference.std(dim=0) / len(noise) ** 0.5
+    assert (difference.mean(dim=0).abs() < 4.5 * error).all()
+    assert (both[1].mean(dim=0).abs() > 20 * error).all(), "and that mean is not zero"
+
+
 def test_evaluation_does_not_depend_on_the_batch_size(mnist):
     model = vae.initialise(networks.MnistVAE, 0)
     images = mnist.valid.images[:130]
