@@ -80,7 +80,7 @@ def report(folder: Path) -> None:
     click.echo(reports.write(folder))
 
 
-REMADE = ("vae_mnist", "svhn_classifier", "svhn_gan", "svhn_vae")
+REMADE = ("vae_mnist", "svhn_classifier", "svhn_gan", "svhn_vae", "svhn_architectures")
 
 
 @main.command()

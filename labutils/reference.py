@@ -56,3 +56,11 @@ def save(name: str, what: nn.Module | Mapping[str, Tensor], about: Mapping[str, 
     entry = dict(about) | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     entries = dict(sorted((manifest(folder) | {name: entry}).items()))
     write_whole(folder / "manifest.json", json.dumps(entries, indent=1) + "\n")
+
+
+def table(name: str, folder: Path = ASSETS) -> list[dict[str, Any]]:
+    """The rows of a shipped table, `name.json`; ReferenceModelError when it is missing."""
+    file = folder / f"{name}.json"
+    if not file.exists():
+        raise ReferenceModelError(f"there is no table {name!r} in {folder}; reinstall the package")
+    return json.loads(file.read_text(encoding="utf-8"))

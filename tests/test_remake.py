@@ -48,3 +48,17 @@ def test_the_vaes_are_kept_with_their_variance(folder):
     assert 0.3 < about["variance"] < 1.0, "1/3 for uniform bytes, and what the untrained decoder adds"
     assert unit["variance"] == 1.0 and unit["test_elbo"]["n"] == 12
     assert unit["test_elbo"]["value"] < about["test_elbo"]["value"], "σ = 1 is too wide for values in [−1, 1]"
+
+
+def test_architectures_are_compared_on_the_same_images(folder, monkeypatch):
+    monkeypatch.setattr(remake, "COMPARED_STEPS", 4)
+    monkeypatch.setattr(remake, "COMPARED_SAMPLES", 40)
+    made = remake.svhn_architectures(folder / "out", folder, device="cpu")
+    rows = reference.table("svhn_architectures", made.parent)
+    assert [(r["model"], r["architecture"]) for r in rows] == [
+        ("GAN", "conv"), ("VAE", "conv"), ("GAN", "mlp"), ("VAE", "mlp"),
+    ]  # fmt: skip
+    assert {r["images"] for r in rows} == {32}
+    assert all(r["fid"] > r["floor"] > 0 and r["sd"] > 0 for r in rows), "untrained models are no match for real crops"
+    with pytest.raises(reference.ReferenceModelError, match="no table 'svhn_architectures'"):
+        reference.table("svhn_architectures", folder)
