@@ -115,7 +115,7 @@ def test_well_and_ill_conditioned_covariances(smallest):
     assert fid.frechet_distance(zero, p, zero, q) == pytest.approx(((a - b) ** 2).sum(), rel=1e-7)
     assert fid.frechet_distance(zero, p, zero, p) < 1e-8
     slow = fid._root_distance(fid.covariance_root(p), fid.covariance_root(q))  # what a singular matrix falls back on
-    assert slow == pytest.approx(((a - b) ** 2).sum(), rel=1e-10)
+    assert slow == pytest.approx(((a - b) ** 2).sum(), rel=1e-8)
     root = fid.covariance_root(p)
     assert np.allclose(root @ root.T, p, atol=1e-14)
 
@@ -345,7 +345,7 @@ def test_manifold_scores_are_their_definitions(k):
     assert values(found) == pytest.approx(expected, rel=1e-12)
     assert len(set(expected)) == 4  # no two could be exchanged unseen
     assert [s.n for s in found] == [45, 60, 45, 60]
-    shifted = fid.manifold_scores(torch.tensor(real) + 1e5, torch.tensor(fake) + 1e5, k)
+    shifted = fid.manifold_scores(torch.tensor(real) + 1e7, torch.tensor(fake) + 1e7, k)
     assert values(shifted) == pytest.approx(expected, rel=1e-12)
 
 
@@ -457,17 +457,21 @@ def test_floor_is_the_score_of_fresh_real_samples():
     """Draws from a pool: mean and spread are those of independent sets of the same size, with no finite pool."""
     test = normal(300, 10, 48)
     real = fid.RealSet(test)
-    fresh = [fid.scores(normal(200, 10, 49, i), real, fid_error=False) for i in range(40)]
-    floors = [fid.real_floor(normal(400, 10, 50, i), real, 200, repeats=8) for i in range(10)]
+    fresh = [fid.scores(normal(300, 10, 49, i), real, fid_error=False) for i in range(40)]
+    floors = [fid.real_floor(normal(400, 10, 50, i), real, 300, repeats=8) for i in range(10)]
+    ratios = []
     for name in fid.SCORES:
         expected = np.array([getattr(s, name).value for s in fresh])
         means = np.array([getattr(f, name).value for f in floors])
         spreads = np.array([getattr(f, name).stderr for f in floors])
         sd = expected.std(ddof=1)
         assert abs(means.mean() - expected.mean()) < 0.8 * sd, name
-        assert 0.7 < np.sqrt((spreads**2).mean()) / sd < 1.45, name
-    assert (floors[0].n, floors[0].m) == (200, 300)
-    assert floors[0].fid.n == 200
+        ratios.append(np.sqrt((spreads**2).mean()) / sd)
+        assert 0.5 < ratios[-1] < 2, name
+    # A quarter is left out of each draw: uncorrected, half the spread. (Exact for means, nearly so for these scores.)
+    assert 0.75 < np.exp(np.log(ratios).mean()) < 1.4, ratios
+    assert (floors[0].n, floors[0].m) == (300, 300)
+    assert floors[0].fid.n == 300
 
 
 def test_floor_is_repeatable_and_needs_crops_to_leave_out():
