@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from .estimates import Estimate
+from .fid import Scores
 from .training import History, write_whole
 
 # Okabe and Ito's palette, told apart with every common form of colour blindness.
@@ -351,10 +352,12 @@ def image_rows(rows: list[tuple[str, Tensor]], title: str = "", cell: float = 0.
     rows: (label, images), images (n, channels, height, width) in [0, 1] with 1 or 3 channels.
     """
     count = max(len(images) for _, images in rows)
-    fig, axes = figure(count * cell + 1.3, len(rows) * cell + (0.35 if title else 0.05), len(rows), 1, squeeze=False)
+    room = max(1.3, 0.09 * max(len(label) for label, _ in rows))  # inches for the labels
+    fig, axes = figure(count * cell + room, len(rows) * cell + (0.35 if title else 0.05), len(rows), 1, squeeze=False)
     with rc_context(STYLE):
         for ax, (label, images) in zip(axes[:, 0], rows, strict=True):
             _draw(ax, tile(images, columns=count))
+            ax.set_anchor("W")  # beside its label: the layout knows nothing of the room that the aspect leaves
             ax.set_ylabel(label, rotation=0, ha="right", va="center", labelpad=6)
         if title:
             fig.suptitle(title, fontsize=10.5, fontweight="bold")
@@ -392,3 +395,182 @@ def _draw(ax, canvas: np.ndarray) -> None:
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.spines[:].set_visible(False)
+
+
+# --- problem 3 --------------------------------------------------------------------------------------
+
+
+def image_sheets(sheets: dict[str, Tensor], columns: int = 20, cell: float = 0.42) -> Figure:
+    """Titled sheets of images (n, channels, height, width) in [0, 1], one under the other, all on one scale."""
+    rows = {name: -(-len(images) // columns) for name, images in sheets.items()}
+    fig, axes = figure(
+        columns * cell, sum(rows.values()) * cell + 0.32 * len(rows), len(rows), 1, squeeze=False,
+        height_ratios=list(rows.values()),
+    )  # fmt: skip
+    with rc_context(STYLE):
+        for ax, (name, images) in zip(axes[:, 0], sheets.items(), strict=True):
+            _draw(ax, tile(images, columns))
+            ax.set_title(name)
+    return fig
+
+
+def gan_and_vae_curves(gan: dict[str, list[float]], vaes: dict[str, dict[str, list[float]]]) -> Figure:
+    """Upper row: what the critic logs, by step. Lower row: the ELBO and its terms on training batches, by step.
+
+    gan: `step`, `wasserstein`, `gradient_norm`, `penalty`; vaes: name → `step`, `reconstruction`, `kl`.
+    """
+    fig, axes = figure(9.6, 4.8, 2, 3)
+    with rc_context(STYLE):
+        for ax, name, title in zip(axes[0], ("wasserstein", "gradient_norm", "penalty"), CRITIC, strict=True):
+            ax.plot(gan["step"], gan[name], ".-", color=BLUE)
+            ax.set(title=title, xlabel="generator step", xlim=(0, None))
+            ax.set_ylim(0, None)
+        axes[0, 0].set_ylabel("unit of the image")
+        axes[0, 1].axhline(1, color=BLACK, linestyle=":", linewidth=1.2)
+        for (name, curve), color in zip(vaes.items(), (ORANGE, GREEN), strict=False):
+            reconstruction, kl = np.array(curve["reconstruction"]), np.array(curve["kl"])
+            for ax, values in zip(axes[1], (reconstruction - kl, reconstruction, kl), strict=True):
+                ax.plot(curve["step"], values, ".-", color=color, label=name)
+        for ax, title in zip(axes[1], TERMS, strict=True):
+            ax.set(title=title, xlabel="step", xlim=(0, None))
+        axes[1, 0].set_ylabel("nats per image")
+        if len(vaes) > 1:
+            axes[1, 2].legend(loc="center right")
+    return fig
+
+
+CRITIC = ("GAN: E critic(real) − E critic(fake)", "GAN: mean gradient norm", "GAN: penalty, without λ")
+
+
+def ranked_effects(effects: dict[str, Tensor]) -> Figure:
+    """How much each latent coordinate moves the image, sorted within each model. effects: model → (latent,)."""
+    fig, ax = figure(7.5, 3.0)
+    with rc_context(STYLE):
+        for (name, values), color in zip(effects.items(), (BLUE, ORANGE, GREEN), strict=False):
+            ranked = values.sort(descending=True).values
+            ax.plot(range(1, len(ranked) + 1), ranked, "o-", color=color, label=name, markersize=3)
+        ax.set(title="what one coordinate changes", xlabel="latent coordinate, sorted within its model")
+        ax.set(ylabel="RMS change per ±1 sd", xlim=(0, None), ylim=(0, None))
+        ax.legend(loc="upper right")
+    return fig
+
+
+def traversals(found: dict[str, tuple[Tensor, Tensor]], steps: Tensor, cell: float = 0.55) -> Figure:
+    """Images along single coordinates, models side by side; rows: coordinates, columns: `steps` in sd.
+
+    found: model → (dimensions (d,), images (d, k, c, h, w) in [0, 1]).
+    """
+    rows = max(len(dimensions) for dimensions, _ in found.values())
+    fig, axes = figure(len(found) * (len(steps) * cell + 0.7), rows * cell + 0.9, 1, len(found), squeeze=False)
+    with rc_context(STYLE):
+        for ax, (name, (dimensions, images)) in zip(axes[0], found.items(), strict=True):
+            _draw(ax, tile(images.flatten(0, 1), columns=len(steps)))
+            pitch = images.shape[-1] + 2
+            ax.set_xticks([(k + 0.5) * pitch - 1 for k in range(len(steps))], [_minus(s, 0) for s in steps.tolist()])
+            ax.set_yticks([(k + 0.5) * pitch - 1 for k in range(len(dimensions))], map(str, dimensions.tolist()))
+            ax.tick_params(length=0)
+            ax.set(title=name, xlabel="ε  [sd of the prior]", ylabel="coordinate")
+    return fig
+
+
+def along_paths(alphas: Tensor, found: dict[str, dict[str, dict[str, list[Estimate]]]]) -> Figure:
+    """Numbers along interpolations, mean ± standard error over pairs; rows: quantities, columns: models.
+
+    found: quantity → model → path → one Estimate per α.
+    """
+    fig, axes = figure(
+        8.8, 2.4 * len(found) + 0.4, len(found), len(next(iter(found.values()))), sharex=True, sharey="row"
+    )
+    with rc_context(STYLE):
+        for k, (quantity, models) in enumerate(found.items()):
+            row = axes[k]
+            for ax, (model, paths) in zip(row, models.items(), strict=True):
+                for (path, values), color, marker in zip(paths.items(), (BLUE, GREEN, ORANGE), "os^", strict=True):
+                    ax.errorbar(
+                        alphas, [e.value for e in values], yerr=[e.stderr for e in values], fmt=f"{marker}-",
+                        color=color, capsize=2.5, label=path,
+                    )  # fmt: skip
+                ax.set(title="" if k else model, xlabel="α" if k == len(found) - 1 else "")
+            row[0].set_ylabel(quantity)
+        axes[-1, 0].legend(loc="lower left")
+    return fig
+
+
+def digit_shares(real: Tensor, models: dict[str, Tensor]) -> Figure:
+    """Share of each digit among real images, as bars, and among samples, as marks; each of shape (10,)."""
+    fig, ax = figure(7.5, 3.0)
+    with rc_context(STYLE):
+        digits = np.arange(10)
+        ax.bar(digits, real, color="#cccccc", width=0.8, label="real test crops, their labels")
+        shift = 0.5 / max(1, len(models) - 1)
+        marks = zip(models.items(), (BLUE, ORANGE, GREEN), "os^", strict=False)
+        for k, ((name, shares), color, marker) in enumerate(marks):
+            ax.plot(digits + (k - (len(models) - 1) / 2) * shift, shares, marker, color=color, label=name, markersize=6)
+        ax.set(title="digits that the classifier reads", xlabel="digit", ylabel="share", xticks=digits)
+        ax.set_ylim(0, 1.45 * max(float(real.max()), *(float(s.max()) for s in models.values())))
+        ax.legend(loc="upper right", ncols=2)
+    return fig
+
+
+def fid_by_size(sizes: list[int], lines: dict[str, list[float]], asked: int) -> Figure:
+    """The Fréchet distance of the same source from more and more samples; both axes logarithmic."""
+    fig, ax = figure(7.0, 3.2)
+    with rc_context(STYLE):
+        for (name, values), color, marker in zip(lines.items(), (BLACK, BLUE, ORANGE, GREEN), "Dos^", strict=False):
+            ax.plot(sizes[: len(values)], values, f"{marker}-", color=color, label=name)
+        ax.axvline(asked, color=RED, linestyle="--", linewidth=1.0)
+        ax.set(title="FID and the number of samples", xlabel="samples", ylabel="FID, reference network")
+        ax.set(xscale="log", yscale="log", xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
+        ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
+        ax.minorticks_off()
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig
+
+
+def floor_ratios(groups: dict[str, dict[str, tuple[Estimate, ...]]], labels: tuple[str, ...]) -> Figure:
+    """FID over its floor, a row a model, on a logarithmic axis. groups: data → model → one ratio for each label."""
+    count = sum(len(models) for models in groups.values())
+    fig, axes = figure(
+        7.5, 0.42 * count + 0.5 * len(groups) + 0.4, len(groups), 1, squeeze=False, sharex=True,
+        height_ratios=[len(models) for models in groups.values()],
+    )  # fmt: skip
+    with rc_context(STYLE):
+        for ax, (group, models) in zip(axes[:, 0], groups.items(), strict=True):
+            for k, (label, color, marker) in enumerate(zip(labels, (BLUE, ORANGE), "os", strict=True)):
+                ratios = [found[k] for found in models.values()]
+                ax.errorbar(
+                    [r.value for r in ratios], np.arange(len(models)) + 0.3 * (k - 0.5), fmt=marker, capsize=3,
+                    xerr=[r.stderr for r in ratios], color=color, label=label,
+                )  # fmt: skip
+            ax.axvline(1, color=BLACK, linewidth=1.2)
+            ax.set_yticks(range(len(models)), models)
+            ax.set(title=group, xscale="log", ylim=(len(models) - 0.4, -0.6))
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+            ax.xaxis.set_minor_locator(NullLocator())
+        axes[-1, 0].set_xlabel("FID over the real-against-real floor of the same size")
+        axes[0, 0].legend(loc="best")
+    return fig
+
+
+def score_ladder(rungs: dict[str, Scores]) -> Figure:
+    """What damage does to each score, over that of the first rung, which is undamaged. rungs: damage → scores."""
+    fig, (left, right) = figure(9.2, 0.36 * len(rungs) + 1.2, columns=2, sharey=True, width_ratios=(1, 1.4))
+    first = next(iter(rungs.values()))
+    places = np.arange(len(rungs))
+    with rc_context(STYLE):
+        left.barh(places, [s.fid.value / first.fid.value for s in rungs.values()], color=BLUE, height=0.6)
+        left.axvline(1, color=BLACK, linewidth=1.2)
+        left.set(title="FID", xlabel="times that of undamaged images")
+        left.set_yticks(places, rungs)
+        left.invert_yaxis()
+        marks = zip(("precision", "recall", "density", "coverage"), (ORANGE, GREEN, RED, PURPLE), "os^D", strict=True)
+        for k, (name, color, marker) in enumerate(marks):
+            ratio = [getattr(s, name).value / getattr(first, name).value for s in rungs.values()]
+            right.plot(ratio, places + 0.13 * (k - 1.5), marker, color=color, label=name)
+        right.axvline(1, color=BLACK, linewidth=1.2)
+        right.set(title="precision and its kin", xlabel="times that of undamaged images", xlim=(0, None))
+        right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig

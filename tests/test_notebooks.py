@@ -243,6 +243,6 @@ def test_the_setup_cell_names_every_import_of_the_package(path):
                 used |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 used.add(node.module.split(".")[0])
-    # IPython is there in any kernel; torch brings numpy; papermill brings click and nbformat.
-    implied = {"IPython", "numpy", "click", "nbformat"}
+    # IPython is there in any kernel; torch brings numpy; papermill click and nbformat; Matplotlib brings PIL.
+    implied = {"IPython", "numpy", "click", "nbformat", "PIL"}
     assert used - set(sys.stdlib_module_names) - implied <= set(listed)
