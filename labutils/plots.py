@@ -414,7 +414,7 @@ def image_sheets(sheets: dict[str, Tensor], columns: int = 20, cell: float = 0.4
     return fig
 
 
-def gan_and_vae_curves(gan: dict[str, list[float]], vaes: dict[str, dict[str, list[float]]]) -> Figure:
+def gan_and_vae_curves(gan: dict[str, list | np.ndarray], vaes: dict[str, dict[str, list | np.ndarray]]) -> Figure:
     """Upper row: what the critic logs, by step. Lower row: the ELBO and its terms on training batches, by step.
 
     gan: `step`, `wasserstein`, `gradient_norm`, `penalty`; vaes: name → `step`, `reconstruction`, `kl`.

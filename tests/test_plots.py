@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from labutils import plots
+from labutils.estimates import Estimate
+from labutils.fid import Scores
 from labutils.training import History
 
 
@@ -111,3 +113,70 @@ def test_the_sweep_shows_the_estimates_and_every_error():
     assert np.allclose(np.stack(rows), values["W"] - exact["W"], atol=1e-6)
     low, high = bottom.get_ylim()
     assert low < np.min(rows) and np.max(rows) < high
+
+
+def test_effects_are_ranked_within_each_model():
+    lines = (
+        plots.ranked_effects({"GAN": torch.tensor([0.1, 0.3, 0.2]), "VAE": torch.tensor([0.0, 0.5, 0.1])}).axes[0].lines
+    )
+    assert np.allclose([line.get_ydata() for line in lines], [[0.3, 0.2, 0.1], [0.5, 0.1, 0.0]])
+
+
+def test_paths_are_drawn_by_quantity_and_model():
+    names = ("straight", "spherical", "pixels")
+    values = {
+        quantity: {
+            model: {path: [Estimate(10.0 * q + m, 0.1, 9)] * 3 for path in names}
+            for m, model in enumerate(("GAN", "VAE"))
+        }
+        for q, quantity in enumerate(("sharpness", "confidence"))
+    }
+    axes = plots.along_paths(torch.linspace(0, 1, 3), values).axes
+    assert [ax.get_title(loc="left") for ax in axes] == ["GAN", "VAE", "", ""]
+    assert [ax.lines[0].get_ydata()[0] for ax in axes] == [0, 1, 10, 11]
+    assert axes[0].get_ylabel() == "sharpness" and axes[3].get_xlabel() == "α"
+
+
+def test_the_ladder_is_relative_to_its_first_rung():
+    def rung(k):
+        return Scores(*[Estimate(k * value, 0.1, 9) for value in (600.0, 0.1, 0.9, 0.8, 1.0, 0.7)], n=9, m=9)
+
+    left, right = plots.score_ladder({"undamaged": rung(1.0), "blur": rung(0.5)}).axes
+    assert [bar.get_width() for bar in left.patches] == [1.0, 0.5]
+    marks = [line.get_xdata() for line in right.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "None"]
+    assert len(marks) == 4 and all(list(x) == [1.0, 0.5] for x in marks)
+
+
+def test_a_model_has_one_row_of_ratios_and_every_ratio_is_drawn():
+    ratios = {
+        "GAN": (Estimate(2.0, 0.1, 9), Estimate(3.0, 0.1, 9)),
+        "VAE": (Estimate(7.0, 0.1, 9), Estimate(9.0, 0.1, 9)),
+    }
+    (ax,) = plots.floor_ratios({"reference": ratios}, ("1,000 samples", "5,000 samples")).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["GAN", "VAE"]
+    drawn = [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() in "os"]
+    assert drawn == [[2.0, 7.0], [3.0, 9.0]]
+
+
+def test_digits_and_sizes_are_drawn_as_they_are():
+    real, samples = torch.full((10,), 0.1), torch.linspace(0, 0.2, 10)
+    ax = plots.digit_shares(real, {"GAN": samples}).axes[0]
+    assert np.allclose([bar.get_height() for bar in ax.patches], 0.1) and np.allclose(ax.lines[0].get_ydata(), samples)
+    ax = plots.fid_by_size([200, 1000], {"real crops": [600.0, 300.0], "GAN": [900.0, 800.0]}, asked=1000).axes[0]
+    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[600, 300], [900, 800]] and ax.get_ylabel()
+
+
+def test_curves_of_gan_and_vae_add_up():
+    gan = {"step": [1, 2], "wasserstein": [2.0, 1.0], "gradient_norm": [0.9, 1.0], "penalty": [0.1, 0.0]}
+    vae = {"step": [1, 2], "reconstruction": [-50.0, -30.0], "kl": [5.0, 8.0]}
+    axes = plots.gan_and_vae_curves(gan, {"unit": vae, "calibrated": vae}).axes
+    assert list(axes[3].lines[0].get_ydata()) == [-55.0, -38.0]
+    assert all(ax.get_title(loc="left") and ax.get_xlabel() for ax in axes)
+
+
+def test_traversals_name_coordinates_and_steps():
+    images = torch.rand(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    ax = plots.traversals({"GAN": (torch.tensor([7, 40]), images)}, torch.tensor([-3.0, 0.0, 3.0])).axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["7", "40"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["−3", "0", "3"]
+    assert len(plots.image_sheets({"a": images[0], "b": images[1]}, columns=2).axes) == 2
