@@ -3,7 +3,7 @@
 front      cli, runs, report, doctor, remake, address  the command `labutils`
 teaching   keynumbers, checks, plots                 judged numbers; oracles; every figure
 methods    divergences, vae                          the lab's mathematics, one function per formula
-ground     distributions, networks, data, reference, training, estimates, parameters
+ground     distributions, networks, features, data, distortions, reference, training, estimates, parameters
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -203,7 +203,8 @@ def read_mat(path: str | Path) -> Split:
     """
     path = Path(path)
     try:
-        content = scipy.io.loadmat(path)
+        with open(path, "rb") as file:
+            content = scipy.io.loadmat(file)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; expected a .mat file such as SVHN's train_32x32.mat") from None
     except Exception as error:  # SciPy raises nearly anything on a damaged file

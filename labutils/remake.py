@@ -51,8 +51,9 @@ def svhn_classifier(folder: Path, data_dir: str | Path = "", seed: int = 0, devi
     train = data.read_mat(data.data_folder(data_dir) / "train_32x32.mat")
     network = features.initialise(seed).to(where)
     history = features.train_classifier(
-        network, train, seed=seed, checkpoint=folder / "svhn_classifier.pt", about={"data": found.sha256}
-    )
+        network, train, epochs=features.EPOCHS, seed=seed,
+        checkpoint=folder / "svhn_classifier.pt", about={"data": found.sha256},
+    )  # fmt: skip
     about = {
         "recipe": "classifier",
         "settings": features.RECIPE | {"epochs": features.EPOCHS},

@@ -16,8 +16,11 @@ import zipfile
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
+import scipy.io
 import torch
+from conftest import ROOT
 
 from labutils import data
 
@@ -266,5 +269,159 @@ def test_a_missing_page_says_what_to_do(server, tmp_path):
 
 
 def test_an_unknown_data_set_lists_the_known():
-    with pytest.raises(ValueError, match="no data set 'mnist'; choose binarized-mnist or"):
+    with pytest.raises(ValueError, match="no data set 'mnist'; choose binarized-mnist,"):
         data.load("mnist")
+
+
+# --- SVHN -------------------------------------------------------------------------------------------------
+
+SVHN = ROOT.parent / "shared" / "data" / "svhn"
+real_files = pytest.mark.skipif(not (SVHN / "test_32x32.mat").exists(), reason="the real SVHN files are not here")
+
+
+def crops(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """What a file in SVHN's format holds, with random content."""
+    draw = np.random.default_rng(seed)
+    labels = (np.arange(n) % 10 + 1).astype(np.uint8)[:, None]
+    return {"X": draw.integers(0, 256, (32, 32, 3, n), dtype=np.uint8), "y": labels}
+
+
+@pytest.fixture
+def svhn_folder(tmp_path):
+    folder = tmp_path / "svhn"
+    folder.mkdir()
+    scipy.io.savemat(folder / "train_32x32.mat", crops(40))
+    scipy.io.savemat(folder / "test_32x32.mat", crops(7, seed=1), do_compression=True)
+    return folder
+
+
+@pytest.mark.parametrize("n", [1, 2, 23])
+def test_any_number_of_crops_is_read_pixel_by_pixel(tmp_path, n):
+    content = crops(n)
+    scipy.io.savemat(tmp_path / "some.mat", content)
+    split = data.read_mat(tmp_path / "some.mat")
+    assert split.images.shape == (n, 3, 32, 32) and split.images.dtype == torch.uint8
+    for i, c, row, column in ((0, 0, 0, 31), (n - 1, 2, 5, 7), (n // 2, 1, 31, 0)):
+        assert split.images[i, c, row, column] == content["X"][row, column, c, i]
+    assert split.labels.tolist() == [(i + 1) % 10 for i in range(n)], "10 is digit 0"
+
+
+def test_svhn_is_split_by_a_fixed_generator(svhn_folder):
+    found = data.load("svhn", svhn_folder)
+    whole = data.read_mat(svhn_folder / "train_32x32.mat")
+    assert [len(s) for s in (found.train, found.valid, found.test)] == [36, 4, 7]
+    again = {x.numpy().tobytes() for x in (*found.train.images, *found.valid.images)}
+    assert again == {x.numpy().tobytes() for x in whole.images}, "disjoint, and nothing lost"
+    assert torch.equal(found.valid.images, data.load("svhn", svhn_folder).valid.images)
+    rows = [next(i for i in range(40) if torch.equal(whole.images[i], x)) for x in found.valid.images]
+    assert rows != list(range(4)) and rows != list(range(36, 40)) and rows == sorted(rows)
+    assert whole.labels[rows].tolist() == found.valid.labels.tolist()
+    assert "non-commercial" in str(found)
+    scipy.io.savemat(svhn_folder / "test_32x32.mat", crops(7, seed=2))
+    assert data.load("svhn", svhn_folder).sha256 != found.sha256
+
+
+@real_files
+def test_the_real_files_are_read():
+    found = data.load("svhn", SVHN)
+    assert [len(s) for s in (found.train, found.valid, found.test)] == [3991, 443, 500]
+    counts = [split.labels.bincount(minlength=10).argmax().item() for split in (found.train, found.valid, found.test)]
+    assert counts == [1, 1, 1], "1 is the most frequent digit of a house number"
+
+
+BROKEN = {
+    "nothing": ({}, r"has no X and no y"),
+    "no labels": ({"X": crops(3)["X"]}, r"has no y"),
+    "grey": ({"X": np.zeros((32, 32, 5), np.uint8)}, r"X is uint8 of shape \(32, 32, 5\); expected"),
+    "size": ({"X": np.zeros((28, 28, 3, 5), np.uint8)}, r"X is uint8 of shape \(28, 28, 3, 5\); expected"),
+    "floats": ({"X": np.zeros((32, 32, 3, 5))}, r"X is float64 .* expected uint8"),
+    "empty": ({"X": np.zeros((32, 32, 3, 0), np.uint8)}, r"X is uint8 of shape \(32, 32, 3, 0\)"),
+    "counts": ({"y": np.ones((4, 1), np.uint8)}, r"y has 4 labels for 3 images"),
+    "zero": ({"y": np.array([[1], [0], [11]])}, r"labels y hold 0, 11; expected whole numbers 1 to 10"),
+    "half": ({"y": np.array([[1], [2.5], [3]])}, r"labels y hold 2\.5; expected"),
+    "text": ({"y": np.array(["one", "two", "ten"], object)}, r"labels y hold .*one"),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_a_mat_file_that_is_no_svhn_is_named(tmp_path, name):
+    change, message = BROKEN[name]
+    content = change if name in ("nothing", "no labels") else crops(3) | change
+    scipy.io.savemat(tmp_path / "odd.mat", content)
+    with pytest.raises(data.DataError, match=r"odd\.mat:? " + message):
+        data.read_mat(tmp_path / "odd.mat")
+
+
+@pytest.mark.parametrize("keep", [0, 60, 200, -20])
+def test_a_damaged_mat_file_is_named(tmp_path, svhn_folder, keep):
+    content = (svhn_folder / "test_32x32.mat").read_bytes()
+    (tmp_path / "cut.mat").write_bytes(content[:keep])
+    with pytest.raises(data.DataError, match=r"cut\.mat (cannot be read .* it is damaged|has no)"):
+        data.read_mat(tmp_path / "cut.mat")
+    with pytest.raises(data.DataError, match=r"none\.mat does not exist"):
+        data.read_mat(tmp_path / "none.mat")
+
+
+def test_too_few_crops_for_a_validation_split_are_refused(svhn_folder):
+    scipy.io.savemat(svhn_folder / "train_32x32.mat", crops(9))
+    with pytest.raises(data.DataError, match="has 9 images; a validation split needs at least 10"):
+        data.svhn(svhn_folder)
+
+
+@pytest.fixture
+def svhn_server(server, svhn_folder, monkeypatch):
+    """torchvision's table of addresses, pointing at a local server with two small files."""
+    from torchvision.datasets import SVHN as TorchvisionSVHN
+
+    server.files = {p.name: p.read_bytes() for p in svhn_folder.iterdir()}
+    table = {
+        name.split("_")[0]: [data.LAROCHELLE_URL + name, name, hashlib.md5(content).hexdigest()]
+        for name, content in server.files.items()
+    }
+    monkeypatch.setattr(TorchvisionSVHN, "split_list", table)
+    return server
+
+
+def test_svhn_is_fetched_where_a_file_is_missing(svhn_server, svhn_folder, tmp_path):
+    svhn_server.cut = [500]
+    with pytest.raises(data.DataError, match="call again to resume"):
+        data.load("svhn", tmp_path / "cache")
+    found = data.load("svhn", tmp_path / "cache")
+    assert found.sha256 == data.load("svhn", svhn_folder).sha256
+    assert len(svhn_server.asked) == 3 and svhn_server.asked[1] is not None, "cut, resumed, and the other"
+    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["test_32x32.mat", "train_32x32.mat"]
+
+
+def test_other_content_in_place_of_svhn_is_not_kept(svhn_server, tmp_path):
+    svhn_server.files = dict.fromkeys(svhn_server.files, b"<html>sign in</html>")
+    with pytest.raises(data.DataError, match=r"other content than expected"):
+        data.load("svhn", tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_svhn_without_file_or_network_says_what_to_do(tmp_path, monkeypatch):
+    from torchvision.datasets import SVHN as TorchvisionSVHN
+
+    table = {"train": ["http://127.0.0.1:9/train_32x32.mat", "train_32x32.mat", "0" * 32]}
+    monkeypatch.setattr(TorchvisionSVHN, "split_list", table)
+    started = time.monotonic()
+    with pytest.raises(data.DataError, match=r"cannot be fetched .* put train_32x32\.mat into"):
+        data.load("svhn", tmp_path)
+    assert time.monotonic() - started < 15
+
+
+# --- images as bytes --------------------------------------------------------------------------------------
+
+
+def test_bytes_and_values_map_onto_each_other_exactly():
+    every = torch.arange(256, dtype=torch.uint8)
+    values = data.from_bytes(every)
+    assert values.dtype == torch.float32 and values[0] == -1 and values[255] == 1
+    assert torch.equal(data.to_bytes(values), every)
+    assert torch.equal(data.to_bytes(values.half()), every)
+    # Within half a step of the value, and rounded to the nearest, not cut off.
+    x = torch.linspace(-1, 1, 1001)
+    assert (data.from_bytes(data.to_bytes(x)) - x).abs().max() <= 0.5 / 127.5 + 1e-6
+    assert data.to_bytes(torch.tensor([-7.0, 1.5, torch.inf])).tolist() == [0, 255, 255]
+    with pytest.raises(ValueError, match="1 of 2 values are NaN"):
+        data.to_bytes(torch.tensor([0.0, torch.nan]))

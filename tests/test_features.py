@@ -8,12 +8,14 @@ import pickle
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from conftest import ROOT
 from torch import nn
 
-from labutils import data, features, networks, reference, training
+from labutils import data, features, reference, training
 from labutils.reference import ReferenceModelError
 
 SVHN = ROOT.parent / "shared" / "data" / "svhn"
@@ -32,9 +34,8 @@ def test_the_network_is_the_courses():
     network = features.initialise(0)
     convolutions = [m for m in network.conv_stack if isinstance(m, nn.Conv2d)]
     sizes = [(c.in_channels, c.out_channels, c.kernel_size[0], c.padding[0]) for c in convolutions]
-    assert sizes == [(3, 8, 3, 1), (8, 16, 3, 1), (16, 16, 3, 1), (16, 32, 3, 1), (32, 64, 3, 1), (64, 128, 3, 1)] + [
-        (128, 512, 2, 0)
-    ]
+    channels = [(3, 8), (8, 16), (16, 16), (16, 32), (32, 64), (64, 128)]
+    assert sizes == [*((a, b, 3, 1) for a, b in channels), (128, 512, 2, 0)]
     block = ["Conv2d", "ELU", "Dropout2d"]
     assert [type(m).__name__ for m in network.conv_stack] == (2 * block + ["MaxPool2d"]) * 3 + ["Conv2d"]
     assert [type(m).__name__ for m in network.mlp] == ["ELU", "Dropout", "Linear"]
@@ -295,3 +296,106 @@ def test_a_storage_that_is_too_short_is_refused(course_file):
 
 
 # --- training ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stripes() -> data.Split:
+    """128 images that a small network tells apart at once: digit d is a bright row band d."""
+    labels = torch.arange(128) % 10
+    x = torch.zeros(128, 3, 32, 32, dtype=torch.uint8)
+    for i, digit in enumerate(labels):
+        x[i, :, 3 * digit : 3 * digit + 3] = 255
+    return data.Split(x, labels)
+
+
+def test_training_resumes_exactly(stripes, tmp_path, monkeypatch):
+    whole = features.initialise(1)
+    history = features.train_classifier(whole, stripes, epochs=7, seed=1, watch=stripes)
+    augment, calls = features.augment, []
+
+    def cut(*args):
+        calls.append(args)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return augment(*args)
+
+    monkeypatch.setattr(features, "augment", cut)
+    again, settings = (
+        features.initialise(1),
+        {"epochs": 7, "seed": 1, "watch": stripes, "checkpoint": tmp_path / "c.pt"},
+    )
+    with pytest.raises(KeyboardInterrupt):
+        features.train_classifier(again, stripes, **settings)
+    again = features.initialise(2)
+    resumed = features.train_classifier(again, stripes, **settings)
+    assert len(calls) == 9, "five epochs came from the checkpoint"
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert resumed.rows == history.rows and not again.training
+    with pytest.raises(training.CheckpointMismatch, match="seed: 1 there, 3 here"):
+        features.train_classifier(again, stripes, **settings | {"seed": 3})
+
+
+def test_augmentation_is_repeatable_gentle_and_never_mirrors():
+    down, right = torch.meshgrid(torch.linspace(-0.5, 0.5, 32), torch.linspace(-0.5, 0.5, 32), indexing="ij")
+    x = torch.stack([right, down, torch.zeros(32, 32)]).expand(200, 3, 32, 32)
+    seen = features.augment(x, training.generator(0, "augment"))
+    assert torch.equal(seen, features.augment(x, training.generator(0, "augment")))
+    assert not torch.equal(seen, features.augment(x, training.generator(1, "augment")))
+    centre = seen[:, :2, 8:24, 8:24]
+    slopes = torch.stack([centre.diff(dim=3).mean((2, 3)), centre.diff(dim=2).mean((2, 3))], 2)  # (n, channel, axis)
+    # An inverted image changes the sign of both channels, a mirrored one the orientation of the pair.
+    assert (torch.linalg.det(slopes) > 0).all()
+    negatives = (slopes[:, 0, 0] < 0).double().mean()
+    assert 0.35 < negatives < 0.65, "about half of the images are negatives"
+    moved = (seen[:, 2].mean((1, 2))).abs().max()
+    assert 0.1 < moved <= 0.3 + 1e-6, "colours move, at most by 0.3"
+
+
+# --- what is shipped --------------------------------------------------------------------------------------
+
+
+def test_the_reference_is_frozen_and_in_evaluation_mode():
+    network = features.load()
+    assert network.name == "reference" and network.sha256 == reference.manifest()["svhn_classifier"]["sha256"]
+    assert not any(m.training for m in network.modules()) and not any(p.requires_grad for p in network.parameters())
+
+
+def test_the_shipped_features_give_the_stated_accuracy():
+    """Head and features belong together: read offline, without an image."""
+    stated = reference.manifest()["svhn_classifier"]["test_accuracy"]
+    assert stated["n"] == 500 and stated["value"] >= 0.89
+    found, digits = features.real("test")
+    with torch.no_grad():
+        right = features.load().mlp(found).argmax(1) == digits
+    assert right.double().mean().item() == pytest.approx(stated["value"], abs=0.0021)  # one image of rounding
+    train, labels = features.real("train")
+    assert train.shape == (4434, 512) and labels.bincount().tolist()[1] == labels.bincount().max()
+    with pytest.raises(ValueError, match="no shipped features of 'valid'; choose"):
+        features.real("valid")
+
+
+@pytest.fixture(scope="module")
+def extracted() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    network, files = features.load(), {s: data.read_mat(SVHN / f"{s}_32x32.mat") for s in ("train", "test")}
+    return {s: (features.extract(network, crops.images), crops.labels) for s, crops in files.items()}
+
+
+@real_images
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_shipped_features_are_those_of_the_real_crops(extracted, split):
+    shipped, digits = features.real(split)
+    assert torch.equal(digits, extracted[split][1])
+    torch.testing.assert_close(shipped, extracted[split][0], rtol=1e-3, atol=1e-3)
+
+
+@real_images
+def test_half_precision_costs_a_score_nothing(extracted):
+    def frechet(a: np.ndarray, b: np.ndarray) -> float:
+        p, q = np.cov(a.T), np.cov(b.T)
+        root = scipy.linalg.sqrtm(p @ q).real
+        return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(p + q - 2 * root)
+
+    exact = frechet(*(found.double().numpy() for found, _ in extracted.values()))
+    shipped = frechet(*(features.real(split)[0].double().numpy() for split in ("train", "test")))
+    assert shipped == pytest.approx(exact, rel=1e-5)
+    assert shipped != exact, "else nothing was compared"

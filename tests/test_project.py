@@ -26,7 +26,7 @@ LAYERS = [
     {"runs", "report", "doctor", "remake", "score"},
     {"keynumbers", "checks", "plots", "widgets"},
     {"divergences", "vae", "gan", "fid", "latent"},
-    {"distributions", "networks", "features", "data", "reference"},
+    {"distributions", "networks", "features", "data", "distortions", "reference"},
     {"training", "estimates", "parameters"},
 ]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
+import scipy.io
 import torch
+from click.testing import CliRunner
 
-from labutils import data, networks, reference, remake, vae
+from labutils import cli, data, features, networks, reference, remake, vae
 from labutils.reference import ReferenceModelError
 from labutils.training import History
 
@@ -41,6 +44,52 @@ def test_what_is_shipped_is_what_the_manifest_says():
         assert {"recipe", "settings", "seed", "data", "hardware", "minutes", "versions"} <= set(entry)
     assert entries["vae_mnist"]["data"] == {"binarized-mnist": data.BINARIZED_SHA256}
     assert entries["vae_mnist"]["settings"] == vae.asdict(vae.RECIPES["tuned"]) | {"epochs": remake.EPOCHS}
+    classifier, shipped = entries["svhn_classifier"], entries["svhn_features"]
+    assert classifier["settings"] == features.RECIPE | {"epochs": features.EPOCHS}
+    assert shipped["network"] == classifier["sha256"], "the features come from the shipped network"
+    assert shipped["data"] == classifier["data"] and set(shipped["data"]) == {"svhn"}
+
+
+def test_tensors_are_kept_as_they_are(tmp_path):
+    tensors = {"a": torch.arange(6).half().view(2, 3), "b": torch.tensor([1, 9], dtype=torch.uint8)}
+    reference.save("some", tensors, {}, tmp_path)
+    again = reference.load_tensors("some", tmp_path)
+    assert set(again) == {"a", "b"}
+    assert all(torch.equal(again[k], v) and again[k].dtype == v.dtype for k, v in tensors.items())
+
+
+def test_the_classifier_is_remade_from_a_folder(tmp_path, monkeypatch):
+    """The whole path on a few random crops: files in the folder, the manifest's entries, features that fit."""
+    draw = np.random.default_rng(0)
+    for name, n in (("train", 140), ("test", 20)):
+        labels = (np.arange(n) % 10 + 1).astype(np.uint8)[:, None]
+        content = {"X": draw.integers(0, 256, (32, 32, 3, n), dtype=np.uint8), "y": labels}
+        scipy.io.savemat(tmp_path / f"{name}_32x32.mat", content)
+    monkeypatch.setattr(features, "EPOCHS", 1)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(cli.main, ["remake", "svhn_classifier", "--data-dir", str(tmp_path), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert done.output.strip().endswith(str(out / "svhn_classifier.safetensors"))
+    network, entries = features.initialise(5), reference.manifest(out)
+    reference.load("svhn_classifier", network, out)
+    found = reference.load_tensors("svhn_features", out)
+    train = data.read_mat(tmp_path / "train_32x32.mat")
+    assert found["train"].dtype == torch.float16 and found["test"].shape == (20, 512)
+    torch.testing.assert_close(found["train"].float(), features.extract(network, train.images), rtol=1e-3, atol=1e-3)
+    assert found["train_labels"].tolist() == train.labels.tolist()
+    assert entries["svhn_classifier"]["test_accuracy"]["n"] == 20
+    assert entries["svhn_classifier"]["settings"]["epochs"] == 1
+
+
+def test_remake_says_what_is_missing(tmp_path, monkeypatch):
+    from torchvision.datasets import SVHN
+
+    monkeypatch.setattr(SVHN, "split_list", {"train": ["http://127.0.0.1:9/a.mat", "a.mat", "0"]})
+    done = CliRunner().invoke(
+        cli.main, ["remake", "svhn_classifier", "--data-dir", str(tmp_path), "--out", str(tmp_path)]
+    )
+    assert done.exit_code == 1 and "put a.mat into" in done.output
+    assert CliRunner().invoke(cli.main, ["remake", "nobody"]).exit_code == 2
 
 
 def test_curves_by_epoch():
