@@ -207,7 +207,7 @@ class ScoreTable:
             line = f"{name:10}{_short(getattr(s, name)):>24}"
             if floor:
                 line += f"{_short(getattr(floor, name)):>24}"
-                if name != "kid":  # its floor is zero
+                if name != "kid":  # its floor can be zero or below
                     line += f"{getattr(s, name).value / getattr(floor, name).value:10.2f} times"
             lines.append(line)
         return "\n".join(lines + [self.note] * bool(self.note))
