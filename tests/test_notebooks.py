@@ -141,7 +141,7 @@ def setup_cell(path):
 
 
 def test_all_notebooks_share_one_setup():
-    heads = {setup_cell(p).split("import torch\n")[0] for p in NOTEBOOKS}
+    heads = {setup_cell(p).split("importlib.invalidate_caches()\n")[0] for p in NOTEBOOKS}
     assert len(heads) == 1
 
 

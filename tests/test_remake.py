@@ -22,6 +22,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(remake, "GAN", dataclasses.replace(remake.GAN, batch_size=8, bfloat16=False))
     monkeypatch.setattr(remake, "GAN_STEPS", 2)
     monkeypatch.setattr(remake, "VAE", dataclasses.replace(remake.VAE, batch_size=16))
+    monkeypatch.setattr(remake, "COMPARED_VAE", remake.VAE)
     monkeypatch.setattr(remake, "VAE_EPOCHS", 1)
     return tmp_path
 
