@@ -110,8 +110,8 @@ class Recipe:
 
     A step is n_critic critic steps and one generator step. shift: pixels by which the critic's images are moved.
     bfloat16: mixed precision, for a GPU or a processor that computes in it; the gradient of the penalty keeps its
-    direction (cosine 1.000) and a size within 1 %. compile: the generator by
-    `torch.compile`, on CUDA only (the penalty's second derivative cannot be compiled).
+    direction (cosine 1.000, one batch) and a size within 1 %. compile: the generator by `torch.compile`, on CUDA
+    only (the penalty's second derivative cannot be compiled); not run yet.
     """
 
     batch_size: int = 64

@@ -52,7 +52,7 @@ def svhn_classifier(folder: Path, data_dir: str | Path = "", seed: int = 0, devi
 
     Its recipe was chosen on the validation split; the test crops are read once, at the end. Writes
     `svhn_classifier.safetensors`, `svhn_features.safetensors` and their entries in `manifest.json`. A checkpoint
-    lies in `folder`, so that a cut run continues. Half an hour on two cores.
+    lies in `folder`, so that a cut run continues. Some ten minutes on one core.
     """
     where, found = pick_device(device), data.load("svhn", data_dir)
     # The rows in the order of the file, as the validation split is part of it.
