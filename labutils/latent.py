@@ -33,7 +33,6 @@ def reference_generator(name: str) -> networks.Generator:
     return whole.decoder if name == "vae" else whole
 
 
-@torch.no_grad()
 def sample(model: networks.Generator, n: int, seed: int = 0, batch_size: int = 250) -> UInt8[Tensor, "n 3 32 32"]:
     """`n` images g(z), z ~ N(0, I), as bytes: what a score is computed on. Neither depends on `batch_size`.
 
@@ -41,9 +40,15 @@ def sample(model: networks.Generator, n: int, seed: int = 0, batch_size: int = 2
     """
     if n < 1:
         raise ValueError(f"n is {n}; expected at least one sample")
-    z = torch.randn(n, model.latent, generator=generator(seed, "samples"))
     device = next(model.parameters()).device
-    return torch.cat([to_bytes(model(part.to(device))).cpu() for part in z.split(batch_size)])
+    z = torch.randn(n, model.latent, generator=generator(seed, "samples")).to(device)
+    return images(model, z, batch_size)
+
+
+@torch.no_grad()
+def images(decode: Decode, z: Float[Tensor, "n latent"], batch_size: int = 250) -> UInt8[Tensor, "n c h w"]:
+    """The images g(z) as bytes, as if they had been saved and read again; on the CPU."""
+    return torch.cat([to_bytes(decode(part)).cpu() for part in z.split(batch_size)])
 
 
 def straight(
