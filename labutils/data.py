@@ -33,6 +33,7 @@ import scipy.io
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from .street_digits import render
@@ -294,6 +295,22 @@ def to_bytes(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 def from_bytes(b: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
     """Bytes as values in [−1, 1], the inverse of `to_bytes`."""
     return b.float() / 127.5 - 1
+
+
+def shift(x: Float[Tensor, "batch c h w"], pixels: int, draws: torch.Generator) -> Float[Tensor, "batch c h w"]:
+    """Each image moved by up to `pixels` down or up and right or left, zeros moving in. Differentiable.
+
+    Against learning few images by heart: of a VAE, which then meets each in many places; of a critic, shown real and
+    fake images shifted alike, so that its generator still learns the unshifted law (Zhao et al. 2020, DiffAugment).
+    """
+    if pixels == 0:
+        return x
+    n, _, h, w = x.shape
+    rows, columns = torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=draws, device=x.device)
+    rows, columns = rows + torch.arange(h, device=x.device), columns + torch.arange(w, device=x.device)
+    padded = F.pad(x, (pixels,) * 4).permute(0, 2, 3, 1)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def random_subset(split: Split, n: int, seed: int = 0) -> Split:

@@ -15,9 +15,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .data import from_bytes
+from .data import from_bytes, shift
 from .divergences import gradient_norm, wasserstein_gap
 from .training import Batches, History, fit, generator
 
@@ -74,22 +73,6 @@ def critic_loss(
 def generator_loss(critic: nn.Module, fake: Float[Tensor, "batch c h w"]) -> Float[Tensor, ""]:
     """−E[critic(fake)], which the generator minimises."""
     return -critic(fake).float().mean()
-
-
-def shift(x: Float[Tensor, "batch c h w"], pixels: int, draws: torch.Generator) -> Float[Tensor, "batch c h w"]:
-    """Each image moved by up to `pixels` down or up and right or left, zeros moving in. Differentiable.
-
-    The critic of few images learns them by heart; shown real and fake ones shifted alike it cannot so soon, and
-    the generator still learns the unshifted law (Zhao et al. 2020, DiffAugment).
-    """
-    if pixels == 0:
-        return x
-    n, _, h, w = x.shape
-    rows, columns = torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=draws, device=x.device)
-    rows, columns = rows + torch.arange(h, device=x.device), columns + torch.arange(w, device=x.device)
-    padded = F.pad(x, (pixels,) * 4).permute(0, 2, 3, 1)
-    image = torch.arange(n, device=x.device)[:, None, None]
-    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

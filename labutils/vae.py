@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import estimates
+from .data import shift
 from .estimates import Estimate
 from .training import Batches, History, fit, forked_rng, generator
 
@@ -240,7 +241,7 @@ def evaluate_log_likelihood(
     *,
     rows: Integer[Tensor, " n"] | None = None,
     seed: int = 0,
-    batch_size: int = 10,
+    batch_size: int = 5,
     likelihood: Likelihood = bernoulli_log_likelihood,
 ) -> LikelihoodEstimate:
     """The same estimate for a whole set and any K, drawing the codes itself, in memory that does not grow with K.
@@ -298,7 +299,8 @@ def correct_to_all(elbo_of_all: Float[Tensor, " n"], subset: LikelihoodEstimate)
 class Recipe:
     """How to train. schedule: `constant`, or `one-cycle`: a linear rise to the rate, then a cosine to zero.
 
-    path_gradient: of `path_elbo`, which has less noise, in place of `elbo`'s.
+    path_gradient: of `path_elbo`, which has less noise, in place of `elbo`'s. shifted: share of the steps in which
+    images may be moved by a pixel each way; the chance of it falls linearly from 1 at the first step to 0.
     """
 
     batch_size: int = 64
@@ -306,6 +308,7 @@ class Recipe:
     schedule: str = "constant"
     warm_up: float = 0.1  # share of the steps
     path_gradient: bool = False
+    shifted: float = 0.0
 
     def at(self, learning_rate: float) -> Recipe:
         """This recipe with another (peak) learning rate; 0 keeps its own."""
@@ -320,11 +323,15 @@ class Recipe:
             return (step + 1) / rise
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
 
+    def chance_of_shift(self, step: int, total: int) -> float:
+        return max(0.0, 1 - step / (self.shifted * total)) if self.shifted else 0.0
+
 
 RECIPES = {
     "baseline": Recipe(),
     "tuned": Recipe(batch_size=128, learning_rate=5.5e-3, schedule="one-cycle", path_gradient=True),
 }
+RECIPES["long"] = replace(RECIPES["tuned"], learning_rate=4.5e-3, shifted=0.8)
 
 
 def train(
@@ -357,6 +364,10 @@ def train(
 
     def step(i: int) -> dict[str, Tensor]:
         x = prepare(images[batches(i).to(device)])
+        if chance := recipe.chance_of_shift(i, total):
+            draws = generator(seed, "shift", i, device=device)
+            moved = torch.rand(len(x), 1, 1, 1, generator=draws, device=device) < chance
+            x = torch.where(moved, shift(x, 1, draws), x)
         noise = torch.randn(len(x), model.latent, generator=generator(seed, "z", i, device=device), device=device)
         terms = (path_elbo if recipe.path_gradient else elbo)(model, x, noise, likelihood)
         loss = -terms.elbo.mean()

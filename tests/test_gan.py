@@ -127,7 +127,7 @@ def test_scoring_real_and_fake_together_changes_nothing():
 
 def test_shift_moves_whole_images_and_keeps_gradients():
     x = torch.randn(40, 3, 8, 8, generator=g(0)).requires_grad_()
-    y = gan.shift(x, 2, g(1))
+    y = data.shift(x, 2, g(1))
     moved = set()
     for image, found in zip(x, y, strict=True):
         padded = torch.nn.functional.pad(image, (2,) * 4)
@@ -137,7 +137,7 @@ def test_shift_moves_whole_images_and_keeps_gradients():
     assert len(moved) > 12, "in all directions"
     y.sum().backward()
     assert set(x.grad.unique().tolist()) == {0.0, 1.0}
-    assert gan.shift(x, 0, g(1)) is x
+    assert data.shift(x, 0, g(1)) is x
 
 
 def test_the_average_is_the_recurrence():

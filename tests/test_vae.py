@@ -314,3 +314,25 @@ def test_mean_refuses_what_has_no_error_bar():
         estimates.mean(torch.tensor([1.0]))
     with pytest.raises(ValueError, match=r"value 1 of 3 is nan"):
         estimates.mean(torch.tensor([1.0, float("nan"), 2.0]))
+
+
+def test_images_are_moved_less_and_less_often_and_at_last_not_at_all():
+    images = torch.zeros(64, 1, 28, 28, dtype=torch.uint8)
+    images[:, :, 14, 14] = 1
+    seen = []
+
+    class Watching(networks.MnistVAE):
+        def encode(self, x):
+            seen.append((x[:, 0, 14, 14] == 0).float().mean().item())
+            return super().encode(x)
+
+    recipe = vae.Recipe(batch_size=64, shifted=0.8)
+    vae.train(vae.initialise(Watching, 0), images, recipe, epochs=20, watch={})
+    assert recipe.chance_of_shift(0, 20) == 1.0 and recipe.chance_of_shift(8, 20) == pytest.approx(0.5)
+    still = 8 / 9  # one of nine moves leaves an image where it is
+    for step in range(16):
+        expected = still * (1 - step / 16)
+        assert seen[step] == pytest.approx(expected, abs=0.25), "four standard errors of 64 images"
+    assert sum(seen[:16]) / 16 == pytest.approx(still * 17 / 32, abs=0.06)
+    assert seen[16:] == [0.0] * 4
+    assert vae.Recipe().chance_of_shift(0, 20) == 0.0
