@@ -69,15 +69,29 @@ def doctor() -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def report(folder: Path) -> None:
-    """Write FOLDER/report.html again from the run in FOLDER."""
+@click.argument("folders", nargs=-1, required=True, metavar="DIR [DIR ...]",
+                type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="File of the comparison of several runs.  [default: comparison.html]")  # fmt: skip
+def report(folders: tuple[Path, ...], out: Path | None) -> None:
+    """Write DIR/report.html again from the run in DIR; of several runs, one page that compares them side by side."""
     from . import keynumbers
     from . import report as reports
 
-    if not (folder / keynumbers.LEDGER).exists():
-        raise click.UsageError(f"{folder} holds no {keynumbers.LEDGER}; it is written by `labutils run --out {folder}`")
-    click.echo(reports.write(folder))
+    for folder in folders:
+        if not (folder / keynumbers.LEDGER).exists():
+            raise click.UsageError(
+                f"{folder} holds no {keynumbers.LEDGER}; it is written by `labutils run --out {folder}`"
+            )
+    if out and len(folders) == 1:
+        raise click.UsageError("--out is for the comparison of several runs; the report of one lies in its folder")
+    try:
+        if len(folders) == 1:
+            click.echo(reports.write(folders[0]))
+        else:
+            click.echo(reports.compare(list(folders), out or Path("comparison.html")))
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from None
 
 
 REMADE = ("vae_mnist", "svhn_classifier", "svhn_gan", "svhn_vae", "svhn_architectures")

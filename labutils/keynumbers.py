@@ -1,7 +1,7 @@
 """A notebook's run and its ledger of judged numbers.
 
 A notebook starts with `run = keynumbers.start("problem2_vae", globals())`, which checks its parameters, and
-ends with `run.table()` and `run.verdicts()`. What a number may be stands in bands.yaml.
+ends with `run.errata(…)`, `run.table()` and `run.verdicts()`. What a number may be stands in bands.yaml.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import atexit
 import html
 import json
 import math
+import os
 import platform
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,8 @@ from .estimates import Estimate
 # A run may change these and still be judged: they are not what a band depends on.
 NOT_JUDGED = ("seed", "device", "data_dir", "out_dir")
 LEDGER = "key_numbers.json"
+FULL_RUN = Path(__file__).with_name("assets") / "full_run.json"  # the ledger of the full runs, once there are some
+VERDICTS = {True: "PASS", False: "FAIL", None: "not judged"}
 
 
 @dataclass
@@ -50,6 +57,34 @@ class KeyNumber:
     title: str
     notebook: str
 
+    def __post_init__(self):
+        self.value, self.stderr = _number(self.value), _number(self.stderr)
+
+
+@dataclass
+class Erratum:
+    """A mistake, the number it gives and the right one, both in `unit`; None where there is no number."""
+
+    mistake: str
+    value: float | None
+    right: float | None
+    unit: str = ""
+
+    def __post_init__(self):
+        self.value, self.right = _number(self.value), _number(self.right)
+
+
+def _number(value: Any) -> float | None:
+    """A ledger holds nan and inf as strings, which float() reads."""
+    return None if value is None else float(value)
+
+
+def full_run() -> dict[str, KeyNumber]:
+    """The key numbers of the full runs that travel with the package, by id; none when there are none."""
+    if not FULL_RUN.exists():
+        return {}
+    return {n["id"]: KeyNumber(**n) for n in json.loads(FULL_RUN.read_text(encoding="utf-8"))["numbers"]}
+
 
 def bands() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(Path(__file__).with_name("bands.yaml").read_text(encoding="utf-8"))
@@ -65,6 +100,40 @@ def versions() -> dict[str, str]:
     return found
 
 
+def processor() -> str:
+    """The processor's name and how many of its cores this process may use."""
+    name = platform.processor() or platform.machine()
+    if (file := Path("/proc/cpuinfo")).exists():
+        known = re.search(r"^model name\s*: (.+)", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        name = known[1] if known else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} core{'s' * (cores != 1)}"
+
+
+def commit() -> str:
+    """The commit of the clone this package runs from, with + when tracked files differ; empty without a clone."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # else git would answer for a repository around the environment
+        return ""
+    try:
+        git = partial(subprocess.run, cwd=root, capture_output=True, text=True, timeout=0.4)
+        head = git(["git", "rev-parse", "HEAD"])
+        changed = git(["git", "diff", "--quiet", "HEAD"]).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return head.stdout.strip() + "+" * (changed == 1) if head.returncode == 0 else ""
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held so far, MiB; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most / (2**20 if sys.platform == "darwin" else 2**10))  # bytes there, KiB elsewhere
+
+
 class Run:
     """One execution of one notebook: its checked parameters, its device and folders, its ledger.
 
@@ -77,7 +146,7 @@ class Run:
         self.profile, self.seed = values["profile"], values["seed"]
         self.device = training.pick_device(values["device"])
         self.data_dir = data.data_folder(values["data_dir"])
-        self.started = time.monotonic()
+        self.started, self.commit = time.monotonic(), commit()
         if values["out_dir"]:
             self.out_dir = Path(values["out_dir"]).expanduser().resolve()
             self.out_dir.mkdir(parents=True, exist_ok=True)
@@ -85,6 +154,7 @@ class Run:
             self.out_dir = Path(tempfile.mkdtemp(prefix="labutils-"))
             atexit.register(shutil.rmtree, self.out_dir, ignore_errors=True)
         self.numbers: dict[str, KeyNumber] = {}
+        self.mistakes: dict[str, Erratum] = {}
         self.data: dict[str, dict[str, Any]] = {}
 
     @property
@@ -135,6 +205,12 @@ class Run:
             return f"no band for the {self.profile} profile"
         return "parameters differ from the profile"
 
+    def errata(self, rows: Iterable[Erratum]) -> Errata:
+        """Put mistakes into the ledger, each with its number; returns the table a notebook shows."""
+        rows = list(rows)
+        self.mistakes |= {row.mistake: row for row in rows}
+        return Errata(rows)
+
     def table(self) -> Table:
         return Table(list(self.numbers.values()))
 
@@ -142,26 +218,44 @@ class Run:
         """Print one discrete line a number (what nbval compares) and write the ledger."""
         self.save()
         for number in self.numbers.values():
-            word = {True: "PASS", False: "FAIL", None: "not judged"}[number.passed]
-            print(word, number.id)
+            print(VERDICTS[number.passed], number.id)
 
     def save(self) -> None:
-        """Merge this notebook's numbers into OUT_DIR/key_numbers.json; the other notebooks' stay."""
+        """Merge what this notebook found and cost into OUT_DIR/key_numbers.json; the other notebooks' part stays."""
         file = self.out_dir / LEDGER
         ledger = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        others = [n for n in ledger.get("numbers", []) if n["notebook"] != self.notebook]
         problem = self.notebook.split("_")[0]
         own = {name: value for name, value in self.parameters.items() if name not in parameters.COMMON}
-        seconds = ledger.get("seconds", {}) | {problem: round(time.monotonic() - self.started, 1)}
+        costs = {"seconds": round(time.monotonic() - self.started, 1), "memory_mib": peak_memory()}
+        if self.device.type == "cuda":
+            costs["cuda_memory_mib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20)
+
+        def merge(rows: str, found: Iterable[KeyNumber | Erratum]) -> list[dict[str, Any]]:
+            others = [row for row in ledger.get(rows, []) if row["notebook"] != self.notebook]
+            found = [{"notebook": self.notebook} | asdict(row) for row in found]
+            return sorted([*others, *found], key=lambda row: row["notebook"])
+
         content = {
             "profile": self.profile, "seed": self.seed, "device": describe_device(self.device),
-            "threads": torch.get_num_threads(), "versions": versions(),
+            "hardware": processor(), "threads": torch.get_num_threads(), "commit": self.commit,
+            "versions": versions(),
             "data": ledger.get("data", {}) | self.data,
             "parameters": ledger.get("parameters", {}) | {self.notebook: own},
-            "seconds": dict(sorted(seconds.items())),
-            "numbers": sorted([*others, *map(asdict, self.numbers.values())], key=lambda n: n["notebook"]),
         }  # fmt: skip
-        training.write_whole(file, json.dumps(content, indent=1) + "\n")
+        for name, cost in costs.items():
+            content[name] = dict(sorted((ledger.get(name, {}) | {problem: cost}).items()))
+        content["errata"] = merge("errata", self.mistakes.values())
+        content["numbers"] = merge("numbers", self.numbers.values())
+        training.write_whole(file, json.dumps(_standard(content), indent=1, allow_nan=False) + "\n")
+
+
+def _standard(value: Any) -> Any:
+    """JSON knows no nan and no inf: as strings they can be read by any program."""
+    if isinstance(value, Mapping):
+        return {key: _standard(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_standard(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def describe_device(device: torch.device) -> str:
@@ -189,20 +283,13 @@ def start(notebook: str, scope: Mapping[str, Any]) -> Run:
     return run
 
 
-class Table:
-    """The key numbers as text or, in a notebook, as HTML: this run, truth or band, the report's value."""
+class Rows:
+    """Rows under a header, as text or, in a notebook, as HTML."""
 
-    header = ("quantity", "this run", "n", "truth or band", "the report", "")
-
-    def __init__(self, numbers: list[KeyNumber]):
-        self.numbers = numbers
+    header: tuple[str, ...]
 
     def rows(self) -> list[tuple[str, ...]]:
-        return [
-            (f"{n.title} [{n.unit}]", _with_error(n.value, n.stderr), f"{n.n:,}" if n.n else "", _target(n),
-             _plain(n.report), {True: "PASS", False: "FAIL", None: "not judged"}[n.passed])
-            for n in self.numbers
-        ]  # fmt: skip
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         rows = [self.header, *self.rows()]
@@ -219,19 +306,59 @@ class Table:
         return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:,.4g}".replace("-", "−")
+class Table(Rows):
+    """The key numbers: this run, the full runs' where there are some, truth or band, the report's value.
+
+    full: key numbers of the full runs by id; those of the package when not given.
+    """
+
+    def __init__(self, numbers: list[KeyNumber], full: Mapping[str, KeyNumber] | None = None):
+        full = full_run() if full is None else full
+        self.numbers, self.full = numbers, {n.id: full[n.id] for n in numbers if n.id in full}
+        middle = ("full run",) if self.full else ()
+        self.header = ("quantity", "this run", "n", *middle, "truth or band", "the report", "")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [
+            (f"{n.title} [{n.unit}]", with_error(n), f"{n.n:,}" if n.n else "",
+             *((with_error(self.full.get(n.id)),) if self.full else ()),
+             _target(n), plain(n.report), VERDICTS[n.passed])
+            for n in self.numbers
+        ]  # fmt: skip
 
 
-def _with_error(value: float, stderr: float | None) -> str:
-    text = f"{value:.4g}" if not stderr else str(Estimate(value, stderr, 2)).split(" (")[0]
-    return text.replace("-", "−")
+class Errata(Rows):
+    """Mistakes, each with the number it gives and the right one."""
+
+    header = ("the mistake", "gives", "right", "unit")
+
+    def __init__(self, mistakes: list[Erratum]):
+        self.mistakes = mistakes
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [(m.mistake, plain(m.value), plain(m.right), m.unit) for m in self.mistakes]
+
+
+def plain(value: float | None) -> str:
+    """Four digits, a real minus sign, no exponent before ten million; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:{',.0f' if 1e4 <= abs(value) < 1e7 else ',.4g'}}".replace("-", "−")
+
+
+def with_error(number: KeyNumber | None) -> str:
+    """`value ± standard error`, as many digits as the error allows."""
+    if number is None:
+        return ""
+    if not number.stderr or not math.isfinite(number.stderr):
+        return plain(number.value)
+    return str(Estimate(number.value, number.stderr, 2)).split(" (")[0].replace("-", "−")
 
 
 def _target(number: KeyNumber) -> str:
     if number.truth is not None:
-        return _plain(number.truth)
-    low, high = _plain(number.low), _plain(number.high)
+        return plain(number.truth)
+    low, high = plain(number.low), plain(number.high)
     if low and high:
         return f"{low} to {high}"
     return f"≥ {low}" if low else f"≤ {high}" if high else ""

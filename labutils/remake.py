@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -81,7 +80,8 @@ def svhn_classifier(folder: Path, data_dir: str | Path = "", seed: int = 0, devi
 def _circumstances(seed: int, where: torch.device, history: History) -> dict:
     return {
         "seed": seed,
-        "hardware": keynumbers.describe_device(where) if where.type == "cuda" else _processor(),
+        "hardware": keynumbers.describe_device(where) if where.type == "cuda" else keynumbers.processor(),
+        "threads": torch.get_num_threads(),
         "minutes": round(history.seconds / 60, 1),
         "versions": keynumbers.versions(),
     }
@@ -206,7 +206,3 @@ def epoch_curve(history: History) -> dict[str, list]:
         "valid_elbo": [round(float(v), 3) for v in valid],
         "train_elbo": [round(float(v), 3) for v in train],
     }
-
-
-def _processor() -> str:
-    return f"{torch.get_num_threads()} CPU thread(s), {platform.machine()}"
