@@ -350,7 +350,8 @@ def with_error(number: KeyNumber | None) -> str:
         return ""
     if not number.stderr or not math.isfinite(number.stderr):
         return plain(number.value)
-    return str(Estimate(number.value, number.stderr, 2)).split(" (")[0].replace("-", "−")
+    value, _, error = str(Estimate(number.value, number.stderr, 2)).split(" (")[0].partition(" ± ")
+    return f"{float(value):,.{len(value.partition('.')[2])}f} ± {error}".replace("-", "−")
 
 
 def _target(number: KeyNumber) -> str:
