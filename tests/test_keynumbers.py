@@ -101,7 +101,8 @@ def test_the_table_shows_error_band_and_the_reports_value(scope):
 @pytest.mark.parametrize(
     ("value", "stderr", "text"),
     [(5832.4, 38.0, "5,832 ± 38"), (-0.00061, 0.00053, "−0.00061 ± 0.00053"), (29526.3, None, "29,526"),
-     (1.0, 0.0, "1"), (math.nan, 0.2, "nan ± 0.20"), (-math.inf, None, "−∞"), (3.5e-5, None, "3.5e−05"), (2.0, math.inf, "2")],
+     (1.0, 0.0, "1"), (math.nan, 0.2, "nan ± 0.20"), (-math.inf, None, "−∞"), (3.5e-5, None, "3.5e−05"),
+     (2.0, math.inf, "2")],
 )  # fmt: skip
 def test_a_value_is_shown_to_the_digits_of_its_error(scope, value, stderr, text):
     number = keynumbers.start("problem2_vae", scope).record("p2.new", value, stderr=stderr)
