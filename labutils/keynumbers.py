@@ -57,9 +57,6 @@ class KeyNumber:
     title: str
     notebook: str
 
-    def __post_init__(self):
-        self.value, self.stderr = _number(self.value), _number(self.stderr)
-
 
 @dataclass
 class Erratum:
@@ -70,20 +67,21 @@ class Erratum:
     right: float | None
     unit: str = ""
 
-    def __post_init__(self):
-        self.value, self.right = _number(self.value), _number(self.right)
 
-
-def _number(value: Any) -> float | None:
-    """A ledger holds nan and inf as strings, which float() reads."""
-    return None if value is None else float(value)
+def read(file: Path) -> dict[str, Any]:
+    """A ledger; nan and inf, which JSON does not know and the file holds as strings, are floats again."""
+    ledger = json.loads(file.read_text(encoding="utf-8"))
+    for kind, names in (("numbers", ("value", "stderr")), ("errata", ("value", "right"))):
+        for row in ledger.get(kind, []):
+            row |= {name: float(row[name]) for name in names if row[name] is not None}
+    return ledger
 
 
 def full_run() -> dict[str, KeyNumber]:
     """The key numbers of the full runs that travel with the package, by id; none when there are none."""
     if not FULL_RUN.exists():
         return {}
-    return {n["id"]: KeyNumber(**n) for n in json.loads(FULL_RUN.read_text(encoding="utf-8"))["numbers"]}
+    return {n["id"]: KeyNumber(**n) for n in read(FULL_RUN)["numbers"]}
 
 
 def bands() -> dict[str, dict[str, Any]]:
@@ -223,7 +221,7 @@ class Run:
     def save(self) -> None:
         """Merge what this notebook found and cost into OUT_DIR/key_numbers.json; the other notebooks' part stays."""
         file = self.out_dir / LEDGER
-        ledger = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        ledger = read(file) if file.exists() else {}
         problem = self.notebook.split("_")[0]
         own = {name: value for name, value in self.parameters.items() if name not in parameters.COMMON}
         costs = {"seconds": round(time.monotonic() - self.started, 1), "memory_mib": peak_memory()}
@@ -250,7 +248,7 @@ class Run:
 
 
 def _standard(value: Any) -> Any:
-    """JSON knows no nan and no inf: as strings they can be read by any program."""
+    """`value` with nan and inf as strings, so that any program can read the file."""
     if isinstance(value, Mapping):
         return {key: _standard(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -343,7 +341,7 @@ def plain(value: float | None) -> str:
     """Four digits, a real minus sign, no exponent before ten million; empty for None."""
     if value is None:
         return ""
-    return f"{value:{',.0f' if 1e4 <= abs(value) < 1e7 else ',.4g'}}".replace("-", "−")
+    return f"{value:{',.0f' if 1e4 <= abs(value) < 1e7 else ',.4g'}}".replace("-", "−").replace("inf", "∞")
 
 
 def with_error(number: KeyNumber | None) -> str:
@@ -352,7 +350,8 @@ def with_error(number: KeyNumber | None) -> str:
         return ""
     if not number.stderr or not math.isfinite(number.stderr):
         return plain(number.value)
-    return str(Estimate(number.value, number.stderr, 2)).split(" (")[0].replace("-", "−")
+    value, _, error = str(Estimate(number.value, number.stderr, 2)).split(" (")[0].partition(" ± ")
+    return f"{float(value):,.{len(value.partition('.')[2])}f} ± {error}".replace("-", "−")
 
 
 def _target(number: KeyNumber) -> str:

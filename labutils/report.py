@@ -54,7 +54,7 @@ def read(out: Path) -> tuple[dict[str, Any], list[KeyNumber]]:
     """A run's ledger, empty when no notebook has written one, and its key numbers. ValueError when damaged."""
     file = out / keynumbers.LEDGER
     try:
-        ledger = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"numbers": []}
+        ledger = keynumbers.read(file) if file.exists() else {"numbers": []}
         return ledger, [KeyNumber(**n) for n in ledger["numbers"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); make the run again with `labutils run --force`") from error
@@ -79,7 +79,7 @@ def _problems(out: Path, ledger: dict[str, Any], table: keynumbers.Table) -> lis
         problems[_key(entry["notebook"])].errata += keynumbers.Errata([mistake]).rows()
     for key, problem in problems.items():
         cells = _cells(out, key)
-        problem.title, problem.asks = _title(cells, problem.title)
+        problem.title, problem.asks = task(cells, problem.title)
         problem.trouble = _trouble(states.get(key, ""), cells)
         headings = _headings(cells)
         for k, figure in enumerate(figures.get(key, []), 1):
@@ -125,7 +125,7 @@ def _cells(out: Path, key: str) -> list[dict[str, Any]]:
     return []
 
 
-def _title(cells: list[dict[str, Any]], title: str) -> tuple[str, str]:
+def task(cells: list[dict[str, Any]], title: str) -> tuple[str, str]:
     """Title and task: the first heading, and the paragraph that begins with **You will**."""
     for cell in cells:
         heading, _, text = "".join(cell["source"]).partition("\n")
@@ -235,10 +235,10 @@ def _differing(ledgers: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 def _circumstances(ledger: dict[str, Any]) -> dict[str, str]:
     told = {name: ledger[name] for name in ("profile", "seed", "device", "hardware", "threads") if name in ledger}
     told["commit"] = ledger.get("commit", "")[:12] or "not recorded"
-    told["notebooks"] = ", ".join(sorted(ledger.get("parameters", {})))
+    told["notebooks"] = ", ".join(sorted(map(_key, ledger.get("parameters", {}))))
     told |= ledger.get("versions", {})
     told |= {f"data {name}": entry["sha256"][:12] for name, entry in ledger.get("data", {}).items()}
     for notebook, values in ledger.get("parameters", {}).items():
-        told |= {f"{notebook}: {name}": value for name, value in values.items()}
-    told |= {f"{key}: seconds": seconds for key, seconds in ledger.get("seconds", {}).items()}
+        told |= {f"{_key(notebook)}: {name}": value for name, value in values.items()}
+    told |= {f"{key}: seconds taken": seconds for key, seconds in ledger.get("seconds", {}).items()}
     return {name: str(value) for name, value in told.items()}

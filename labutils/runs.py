@@ -283,7 +283,7 @@ def judge(out: Path, jobs: list[Job]) -> tuple[keynumbers.Table, bool]:
     file = out / keynumbers.LEDGER
     if not file.exists():
         return keynumbers.Table([]), True
-    ledger = json.loads(file.read_text(encoding="utf-8"))
+    ledger = keynumbers.read(file)
     names = {job.name for job in jobs}
     numbers = [keynumbers.KeyNumber(**n) for n in ledger["numbers"] if n["notebook"] in names]
     return keynumbers.Table(numbers), all(n.passed is not False for n in numbers)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from labutils import keynumbers, parameters, report
 from labutils.estimates import Estimate
+from labutils.keynumbers import Erratum
 from labutils.parameters import ParameterError
 
 BANDS = {
@@ -94,19 +98,136 @@ def test_the_table_shows_error_band_and_the_reports_value(scope):
     assert "<td" in run.table()._repr_html_()
 
 
-def test_the_report_is_one_self_contained_page(scope, tmp_path):
+@pytest.mark.parametrize(
+    ("value", "stderr", "text"),
+    [(5832.4, 38.0, "5,832 ± 38"), (-0.00061, 0.00053, "−0.00061 ± 0.00053"), (29526.3, None, "29,526"),
+     (1.0, 0.0, "1"), (math.nan, 0.2, "nan ± 0.20"), (-math.inf, None, "−∞"), (3.5e-5, None, "3.5e−05"),
+     (2.0, math.inf, "2")],
+)  # fmt: skip
+def test_a_value_is_shown_to_the_digits_of_its_error(scope, value, stderr, text):
+    number = keynumbers.start("problem2_vae", scope).record("p2.new", value, stderr=stderr)
+    assert keynumbers.with_error(number) == text
+
+
+def test_shown_figures_are_kept_with_their_captions_for_the_report(scope, tmp_path):
     from labutils import plots
 
     run = keynumbers.start("problem2_vae", scope)
-    run.record("p2.elbo.valid", Estimate(-99.0, 0.2, 10_000))
     figure, ax = plots.figure(3.0, 2.0)
     ax.plot([0, 1])
     run.show(figure, "line", "A line with <angle> brackets.")
     run.save()
     page = report.write(tmp_path / "out").read_text(encoding="utf-8")
-    assert "FAIL" in page and "−99.00 ± 0.20" in page and "five seeds" in page
     assert "A line with &lt;angle&gt; brackets." in page and "data:image/png;base64," in page
-    assert 'src="http' not in page and "<script" not in page and str(tmp_path) not in page
+    assert str(tmp_path) not in page
+
+
+def test_errata_are_shown_and_kept(scope, tmp_path):
+    run = keynumbers.start("problem2_vae", scope)
+    rows = [Erratum("log <sigmoid>", -math.inf, -120.0, "nats"), Erratum("wrong axis", math.nan, None)]
+    table = run.errata(rows)
+    lines = [line.split("  ") for line in repr(table).splitlines()]
+    assert [cell.strip() for cell in lines[0] if cell] == ["the mistake", "gives", "right", "unit"]
+    assert [cell.strip() for cell in lines[2] if cell] == ["log <sigmoid>", "−∞", "−120", "nats"]
+    assert "log &lt;sigmoid&gt;" in table._repr_html_() and "<td" in table._repr_html_()
+    run.errata([Erratum("wrong axis", 7.0, 1.0)])  # the cell run again after a change
+    run.save()
+
+    other = keynumbers.Run("problem1_other", scope, judged=True)
+    other.errata([Erratum("another", 1.0, 2.0)])
+    other.save()
+    run.save()
+    ledger = keynumbers.read(tmp_path / "out" / "key_numbers.json")
+    assert ledger["errata"] == [
+        {"notebook": "problem1_other", "mistake": "another", "value": 1.0, "right": 2.0, "unit": ""},
+        {"notebook": "problem2_vae", "mistake": "log <sigmoid>", "value": -math.inf, "right": -120.0, "unit": "nats"},
+        {"notebook": "problem2_vae", "mistake": "wrong axis", "value": 7.0, "right": 1.0, "unit": ""},
+    ]  # fmt: skip
+
+
+def test_the_ledger_is_standard_json_even_with_nan(scope, tmp_path):
+    run = keynumbers.start("problem2_vae", scope)
+    run.record("p2.elbo.valid", math.nan, stderr=math.inf, n=3)
+    run.errata([Erratum("m", math.inf, math.nan)])
+    run.save()
+    run.save()
+    file = tmp_path / "out" / "key_numbers.json"
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    json.loads(file.read_text(), parse_constant=refuse)
+    ledger = keynumbers.read(file)
+    number = keynumbers.KeyNumber(**ledger["numbers"][0])
+    assert math.isnan(number.value) and number.stderr == math.inf and number.passed is False
+    assert ledger["errata"][0]["value"] == math.inf and math.isnan(ledger["errata"][0]["right"])
+    assert "nan" in repr(keynumbers.Table([number]))
+
+
+def test_a_run_says_what_it_ran_on_and_cost(scope, tmp_path, monkeypatch):
+    from conftest import ROOT
+
+    run = keynumbers.start("problem2_vae", scope)
+    run.save()
+    ledger = keynumbers.read(tmp_path / "out" / "key_numbers.json")
+    assert ledger["hardware"] == keynumbers.processor() and ledger["hardware"].split()[-1].startswith("core")
+    assert int(ledger["hardware"].split()[-2]) >= 1
+    assert 50 < ledger["memory_mib"]["problem2"] < 200_000 and "cuda_memory_mib" not in ledger
+    if (ROOT / ".git").exists() and ledger["commit"]:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        assert ledger["commit"].rstrip("+") == head
+
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows
+    other = keynumbers.Run("problem1_other", scope, judged=True)
+    other.save()
+    assert keynumbers.read(tmp_path / "out" / "key_numbers.json")["memory_mib"]["problem1"] is None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_commit_marks_changes_and_is_empty_without_a_clone(tmp_path, monkeypatch):
+    module = tmp_path / "clone" / "labutils" / "keynumbers.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("one")
+    monkeypatch.setattr(keynumbers, "__file__", str(module))
+    assert keynumbers.commit() == ""
+
+    def git(*arguments):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@x"]
+        return subprocess.run(["git", *identity, *arguments], cwd=tmp_path / "clone", capture_output=True, text=True)
+
+    git("init")
+    assert keynumbers.commit() == "", "nothing is committed"
+    git("add", ".")
+    git("commit", "-m", "one")
+    head = git("rev-parse", "HEAD").stdout.strip()
+    assert len(head) == 40 and keynumbers.commit() == head
+    (tmp_path / "clone" / "untracked").touch()
+    assert keynumbers.commit() == head
+    module.write_text("two")
+    assert keynumbers.commit() == head + "+"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert keynumbers.commit() == "", "no git, no error"
+
+
+def test_full_runs_stand_beside_this_one(scope, monkeypatch, tmp_path):
+    monkeypatch.setattr(keynumbers, "FULL_RUN", tmp_path / "none.json")
+    assert keynumbers.full_run() == {}
+    run = keynumbers.start("problem2_vae", scope)
+    full = run.record("p2.elbo.valid", Estimate(-91.3123, 0.0512, 10_000))
+    run.save()
+    monkeypatch.setattr(keynumbers, "FULL_RUN", tmp_path / "out" / "key_numbers.json")
+    assert keynumbers.full_run() == {"p2.elbo.valid": full}
+
+    here = run.record("p2.elbo.valid", Estimate(-94.0, 0.2, 10_000)), run.record("p2.new", 3.0)
+    table = keynumbers.Table(list(here), {"p2.elbo.valid": full, "p2.other": full})
+    assert table.header == ("quantity", "this run", "n", "full run", "truth or band", "the report", "")
+    assert [row[3] for row in table.rows()] == ["−91.312 ± 0.051", ""]
+    lines = repr(table).splitlines()
+    starts = [line.find(text) for line, text in ((lines[0], "full run"), (lines[2], "−91.312"))]
+    assert starts[0] == starts[1] > 0, "columns line up"
+    assert "full run" not in keynumbers.Table(list(here), {}).header
+    assert "full run" not in keynumbers.Table([here[1]], {"p2.elbo.valid": full}).header
+    assert "−91.312" in repr(run.table()), "the package's file"
 
 
 def test_bands_file_is_complete():
