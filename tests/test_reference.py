@@ -43,8 +43,8 @@ def test_what_is_shipped_is_what_the_manifest_says():
         assert hashlib.sha256(files[name].read_bytes()).hexdigest() == entry["sha256"]
         assert {"recipe", "settings", "seed", "data", "hardware", "minutes", "versions"} <= set(entry)
     assert entries["vae_mnist"]["data"] == {"binarized-mnist": data.BINARIZED_SHA256}
-    epochs = remake.VAE_MNIST_EPOCHS[entries["vae_mnist"]["recipe"]]
-    assert entries["vae_mnist"]["settings"] == vae.asdict(vae.RECIPES[entries["vae_mnist"]["recipe"]]) | {"epochs": epochs}
+    name = entries["vae_mnist"]["recipe"]
+    assert entries["vae_mnist"]["settings"] == vae.asdict(vae.RECIPES[name]) | {"epochs": remake.VAE_MNIST_EPOCHS[name]}
     classifier, shipped = entries["svhn_classifier"], entries["svhn_features"]
     assert classifier["settings"] == features.RECIPE | {"epochs": features.EPOCHS}
     assert shipped["network"] == classifier["sha256"], "the features come from the shipped network"
