@@ -272,7 +272,7 @@ def recipe_curves(curves: dict[str, dict[str, list[float]]], report: float) -> F
             f"the report, validation: −{-report:g}", (0, report), (3, 3), textcoords="offset points", fontsize=8.5
         )
         low = min(min(c["valid_elbo"][1:]) for c in curves.values())
-        ax.set(title="ELBO of two recipes", xlabel="epoch", ylabel="nats per image", xlim=(0, None), ylim=(low, None))
+        ax.set(title="ELBO of each recipe", xlabel="epoch", ylabel="nats per image", xlim=(0, None), ylim=(low, None))
         ax.legend(loc="lower right")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
