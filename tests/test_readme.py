@@ -19,6 +19,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["-p", "epochs=1", "-p", "train_images=200", "-p", "eval_images=100", "-p", "likelihood_images=20",
          "-p", "curve_images=10", "-p", "curve_codes=200"]  # fmt: skip
 
+ALL = list(parameters.notebooks())
+
 # Command → the test below that executes it. A command that is not here fails, and so does one only here.
 EXECUTED = {
     "make lab": "test_make_lab_runs_the_lab",
@@ -151,15 +153,16 @@ def test_address(tmp_path, monkeypatch):
     for path in (ROOT / "notebooks").glob("problem*.ipynb"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(parameters, "notebooks_folder", lambda: tmp_path)
-    assert labutils("labutils address https://github.com/OWNER/REPOSITORY").count(".ipynb") == 3
+    said = labutils("labutils address https://github.com/OWNER/REPOSITORY")
+    assert said.count(".ipynb") == len(ALL)
     assert all("OWNER/REPOSITORY" in path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("line", "chosen", "expected"),
     [
-        ("labutils run", [1, 2, 3], {"profile": "cpu", "out_dir": "runs/cpu"}),
-        ("labutils run --profile gpu", [1, 2, 3], {"profile": "gpu", "out_dir": "runs/gpu"}),
+        ("labutils run", ALL, {"profile": "cpu", "out_dir": "runs/cpu"}),
+        ("labutils run --profile gpu", ALL, {"profile": "gpu", "out_dir": "runs/gpu"}),
         ("labutils run 2 --out runs/mine -p epochs=3", [2], {"epochs": 3, "out_dir": "runs/mine"}),
         ("labutils run 2 -p dataset=binarized-mnist-larochelle", [2], {"dataset": "binarized-mnist-larochelle"}),
     ],
