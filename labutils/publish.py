@@ -103,6 +103,8 @@ def _one_ledger(found: list[Finished]) -> dict[str, Any]:
                 raise PublishError(f"{name} is in {owner[name]} and in {run.folder}; give each notebook once")
             owner[name] = run.folder
     ledger = merge(run.ledger for run in found)
+    for rows in (ledger["numbers"], ledger.get("errata") or []):
+        rows.sort(key=lambda row: row["notebook"])
     for entry in ledger["data"].values():  # a folder on somebody's machine tells a reader nothing
         entry["source"] = re.sub(r"^from .*?(?=, for |$)", "from files in data_dir", entry["source"])
     return ledger
@@ -119,7 +121,7 @@ def _about(run: Finished, name: str, clone: Path) -> dict[str, Any]:
     return {
         **{key: ledger.get(key) for key in ("device", "hardware", "threads", "versions", "commit")},
         "code": run.notebooks[name]["code"],
-        **{key: ledger.get(key, {}).get(_problem(name)) for key in ("seconds", "memory_mib")},
+        **{key: ledger.get(key, {}).get(_problem(name)) for key in ("seconds", "memory_mib", "cuda_memory_mib")},
         "parameters": used,
         "changed": {key: [profile.get(key), value] for key, value in used.items() if profile.get(key) != value},
     }
@@ -134,9 +136,8 @@ def results(ledger: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         if id not in known:
             continue
         number = known[id]
-        value = f"{number['value']:.3g}"
-        if number["stderr"]:
-            value = str(Estimate(number["value"], number["stderr"], 2)).split(" (")[0]
+        value, stderr = float(number["value"]), float(number["stderr"] or 0)  # nan and inf stand there as text
+        value = str(Estimate(value, stderr, 2)).split(" (")[0] if stderr > 0 else f"{value:.3g}"
         if number["passed"] is False:
             value += " (outside its band)"
         exact = ideal if number["truth"] is None else f"{number['truth']:.4g}"
@@ -146,7 +147,7 @@ def results(ledger: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         lines.append(f"| {words}{unit} | {cells} |")
     lines += ["", f"Profile `{manifest['profile']}`, seed {manifest['seed']}."]
     for name, about in manifest["notebooks"].items():
-        where = about["hardware"] if isinstance(about["hardware"], str) else about["device"]
+        where = about["device"] if about["device"] != "cpu" else about["hardware"] or "cpu"
         line = f"Problem {_problem(name)[len('problem') :]}: {about['seconds'] / 60:.1f} minutes on {where}"
         changed = [f"`{key}` {_plain(new)} in place of {_plain(old)}" for key, (old, new) in about["changed"].items()]
         lines[-1] += f" {line}{', with ' + ', '.join(changed) if changed else ''}."

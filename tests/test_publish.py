@@ -118,12 +118,21 @@ def test_a_run_is_published(clone, run):
 
 
 def test_what_a_new_ledger_says_of_its_machine_is_kept(clone, run):
-    more = {"hardware": "NVIDIA H200", "commit": "abc", "memory_mib": {"problem2": 700}, "errata": [{"name": "x"}]}
+    erratum = {"notebook": "problem2_toy", "mistake": "x", "value": "nan", "right": 1.0}
+    more = {"hardware": "A processor, 2 cores", "commit": "abc", "memory_mib": {"problem2": 700}, "errata": [erratum]}
     publish.publish([run(epochs=20, **more)], clone)
     about = json.loads((clone / "figures" / "manifest.json").read_text())["notebooks"]["problem2_toy"]
-    assert (about["hardware"], about["commit"], about["memory_mib"]) == ("NVIDIA H200", "abc", 700)
-    assert json.loads((clone / publish.FULL_RUN).read_text())["errata"] == [{"name": "x"}]
-    assert "Problem 2: 1.5 minutes on NVIDIA H200." in (clone / "README.md").read_text()
+    assert (about["hardware"], about["commit"], about["memory_mib"]) == ("A processor, 2 cores", "abc", 700)
+    assert json.loads((clone / publish.FULL_RUN).read_text())["errata"] == [erratum]
+    assert "Problem 2: 1.5 minutes on A processor, 2 cores." in (clone / "README.md").read_text()
+
+
+def test_a_number_that_is_none_is_shown_as_it_is(clone, run):
+    folder = run()
+    numbers = json.loads((folder / "key_numbers.json").read_text())["numbers"]
+    edit(folder / "key_numbers.json", numbers=[numbers[0] | {"value": "nan", "stderr": "nan"}])
+    publish.publish([folder], clone)
+    assert "| VAE, ELBO, validation [nats/image] | nan |  | −93.58 |" in (clone / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +166,7 @@ def test_a_new_run_replaces_the_old_and_nothing_else(clone, run, tmp_path):
 
 
 def test_notebooks_run_apart_are_published_together(clone, run):
-    folders = [run(2), run(1, device="NVIDIA H200", versions={"torch": "2.8"})]
+    folders = [run(2), run(1, device="NVIDIA H200", hardware="Another", versions={"torch": "2.8"})]
     publish.publish(folders, clone)
     assert faults(clone) == []
     ledger = json.loads((clone / publish.FULL_RUN).read_text())
@@ -167,6 +176,8 @@ def test_notebooks_run_apart_are_published_together(clone, run):
     manifest = json.loads((clone / "figures" / "manifest.json").read_text())
     devices = {name: about["device"] for name, about in manifest["notebooks"].items()}
     assert devices == {"problem1_toy": "NVIDIA H200", "problem2_toy": "cpu"}
+    assert "Problem 1: 1.5 minutes on NVIDIA H200, with" in (clone / "README.md").read_text()
+    assert [n["notebook"] for n in ledger["numbers"]] == ["problem1_toy", "problem2_toy"]
     assert [e["notebook"] for e in manifest["figures"]] == ["problem1_toy"] * 2 + ["problem2_toy"] * 2
 
 
