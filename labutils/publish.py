@@ -202,7 +202,7 @@ def publish(folders: list[Path], clone: Path) -> list[str]:
     _write(pictures | texts | {figures / "manifest.json": _json(manifest)})
     for path in stale:
         path.unlink()
-    return _what_was_done(figures, pictures, stale, ledger)
+    return _what_was_done(figures, pictures, stale, ledger, readme)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
@@ -235,7 +235,9 @@ def _write(contents: Mapping[Path, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
-def _what_was_done(figures: Path, pictures: Mapping[Path, bytes], stale: set[Path], ledger: Mapping) -> list[str]:
+def _what_was_done(
+    figures: Path, pictures: Mapping[Path, bytes], stale: set[Path], ledger: Mapping[str, Any], readme: str
+) -> list[str]:
     total = sum(map(len, pictures.values())) / 1e6
     lines = [f"{figures}: {len(pictures)} pictures ({total:.1f} MB), {keynumbers.LEDGER}, manifest.json"]
     lines += [f"{path}: removed, the new run does not have it" for path in sorted(stale)]
@@ -243,6 +245,8 @@ def _what_was_done(figures: Path, pictures: Mapping[Path, bytes], stale: set[Pat
               if len(c) > 1e6]  # fmt: skip
     ours = {*pictures, figures / keynumbers.LEDGER, figures / "manifest.json", figures / "README.md"}
     lines += [f"{path}: left alone, no run made it" for path in sorted(figures.iterdir()) if path not in ours]
+    named = set(re.findall(r"\]\(figures/([^)]*\.png)\)", readme)) - {path.name for path in pictures}
+    lines += [f"README.md names figures/{name}, which these runs did not make" for name in sorted(named)]
     lines += [f"{n['id']} lies outside its band" for n in ledger["numbers"] if n["passed"] is False]
     return [*lines, f"{FULL_RUN}: an installed package now shows these {len(ledger['numbers'])} numbers",
             "README.md: the results between its two marks"]  # fmt: skip

@@ -158,8 +158,11 @@ def test_every_fault_is_found(clone, run, file, change, fault):
 def test_a_new_run_replaces_the_old_and_nothing_else(clone, run, tmp_path):
     publish.publish([run()], clone)
     (clone / "figures" / "notes.txt").write_text("mine")
+    with open(clone / "README.md", "a") as readme:
+        readme.write("![curves](figures/problem2-curves.png)")
     said = "\n".join(publish.publish([run(figures=["samples", "codes"], content="2", folder=tmp_path / "new")], clone))
-    assert faults(clone) == []
+    assert faults(clone) == ["figures/problem2-curves.png, named in the README, is missing"]
+    assert "README.md names figures/problem2-curves.png, which these runs did not make" in said
     assert sorted(p.name for p in (clone / "figures").glob("*.png")) == ["problem2-codes.png", "problem2-samples.png"]
     assert "problem2-curves.png: removed" in said and "notes.txt: left alone" in said
     assert (clone / "figures" / "notes.txt").read_text() == "mine"
