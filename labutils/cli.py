@@ -165,6 +165,25 @@ def fid(a: str, b: str | None, features: str, save: Path | None, as_json: bool) 
 
 
 @main.command()
+@click.argument("folders", metavar="RUN...", nargs=-1, required=True,
+                type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
+@click.option("--into", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
+              help="The clone to write into.  [default: the one around the current folder]")  # fmt: skip
+def publish(folders: tuple[Path, ...], into: Path) -> None:
+    """Write the finished runs RUN... into a clone: its figures/, package data and README.
+
+    They replace what was published before. Notebooks that were run apart are given together, each once.
+    """
+    from . import publish as publishing
+
+    try:
+        for line in publishing.publish(list(folders), publishing.around(into)):
+            click.echo(line)
+    except (publishing.PublishError, ParameterError) as error:
+        raise click.UsageError(str(error)) from None
+
+
+@main.command()
 @click.argument("url")
 def address(url: str) -> None:
     """Write the bundle's public address, URL, and a Colab badge into the notebooks of this clone."""

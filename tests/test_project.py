@@ -22,7 +22,7 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 # Front on top; a module may import from layers below its own, and from its own layer.
 LAYERS = [
     {"cli"},
-    {"address"},
+    {"address", "publish"},
     {"runs", "report", "doctor", "remake", "score"},
     {"keynumbers", "checks", "plots", "widgets"},
     {"divergences", "vae", "gan", "fid", "latent"},
