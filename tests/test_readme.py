@@ -272,6 +272,8 @@ def test_report_and_publish(gpu_run, tmp_path, monkeypatch):
     (clone / "runs" / "cpu" / "report.html").unlink()
     labutils("labutils report runs/cpu")
     assert (clone / "runs" / "cpu" / "report.html").read_text(encoding="utf-8") == before
+    labutils("labutils report runs/cpu runs/gpu")
+    assert (clone / "comparison.html").exists()
     assert "pictures" in labutils("labutils publish runs/gpu")
     manifest = json.loads((clone / "figures" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["notebooks"]["problem2_vae"]["changed"]["train_images"] == [50_000, 200]
