@@ -67,6 +67,9 @@ class Erratum:
     right: float | None
     unit: str = ""
 
+    def __post_init__(self) -> None:  # tensors of one value, which JSON cannot hold
+        self.value, self.right = (None if x is None else float(x) for x in (self.value, self.right))
+
 
 def read(file: Path) -> dict[str, Any]:
     """A ledger; nan and inf, which JSON does not know and the file holds as strings, are floats again."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from labutils import keynumbers, parameters, report
 from labutils.estimates import Estimate
@@ -124,7 +125,7 @@ def test_shown_figures_are_kept_with_their_captions_for_the_report(scope, tmp_pa
 
 def test_errata_are_shown_and_kept(scope, tmp_path):
     run = keynumbers.start("problem2_vae", scope)
-    rows = [Erratum("log <sigmoid>", -math.inf, -120.0, "nats"), Erratum("wrong axis", math.nan, None)]
+    rows = [Erratum("log <sigmoid>", torch.tensor(-math.inf), -120.0, "nats"), Erratum("wrong axis", math.nan, None)]
     table = run.errata(rows)
     lines = [line.split("  ") for line in repr(table).splitlines()]
     assert [cell.strip() for cell in lines[0] if cell] == ["the mistake", "gives", "right", "unit"]
