@@ -268,11 +268,13 @@ def recipe_curves(curves: dict[str, dict[str, list[float]]], report: float) -> F
             ax.plot(curve["epoch"], curve["valid_elbo"], "o-", color=color, label=f"{name}, validation")
             ax.plot(curve["epoch"], curve["train_elbo"], "--", color=color, linewidth=1.2, label=f"{name}, training")
         ax.axhline(report, color=BLACK, linestyle=":", linewidth=1.2)
-        ax.annotate(
-            f"the report, validation: −{-report:g}", (0, report), (3, 3), textcoords="offset points", fontsize=8.5
-        )
+        ax.annotate(f"the report, validation: −{-report:g}", (1, report), (-3, -3), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", ha="right", va="top", fontsize=8.5)  # fmt: skip
         low = min(min(c["valid_elbo"][1:]) for c in curves.values())
-        ax.set(title="ELBO of each recipe", xlabel="epoch", ylabel="nats per image", xlim=(0, None), ylim=(low, None))
+        best = max(max(c["train_elbo"] + c["valid_elbo"] + [report]) for c in curves.values())
+        ax.set(
+            title="ELBO of each recipe", xlabel="epoch", ylabel="nats per image", xlim=(0, None), ylim=(low, best + 1)
+        )
         ax.legend(loc="lower right")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
