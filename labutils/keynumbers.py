@@ -63,11 +63,11 @@ class Erratum:
     """A mistake, the number it gives and the right one, both in `unit`; None where there is no number."""
 
     mistake: str
-    value: float | None
-    right: float | None
+    value: float | torch.Tensor | None
+    right: float | torch.Tensor | None
     unit: str = ""
 
-    def __post_init__(self) -> None:  # tensors of one value, which JSON cannot hold
+    def __post_init__(self) -> None:  # a tensor of one value becomes a float, which JSON can hold
         self.value, self.right = (None if x is None else float(x) for x in (self.value, self.right))
 
 
