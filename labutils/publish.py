@@ -21,9 +21,9 @@ BEGIN, END = "<!-- results: written by labutils publish -->\n", "<!-- end of res
 ROWS = {
     "p1.jsd.max_abs_error": ("Jensen–Shannon divergence of two parallel lines, largest error", "0"),
     "p1.wasserstein.max_abs_error": ("Wasserstein distance of the lines, largest error", "0"),
-    "p1.jsd.f1_f0": ("Jensen–Shannon divergence of distribution4 from the normal", ""),
-    "p1.wasserstein.f1_f0": ("Wasserstein distance of distribution4 from the normal", ""),
-    "p1.density.l1": ("density of distribution4 from a discriminator, L1 error", "0"),
+    "p1.jsd.f1_f0": ("Jensen–Shannon divergence of a law with two peaks from the normal", ""),
+    "p1.wasserstein.f1_f0": ("Wasserstein distance of a law with two peaks from the normal", ""),
+    "p1.density.l1": ("density of that law from a discriminator, L1 error", "0"),
     "p2.elbo.valid": ("VAE, ELBO, validation", ""),
     "p2.elbo.test": ("VAE, ELBO, test", ""),
     "p2.loglik.valid": ("VAE, log-likelihood with 200 codes, validation", ""),
