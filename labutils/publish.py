@@ -13,6 +13,7 @@ from typing import Any
 
 from . import keynumbers, parameters, runs
 from .estimates import Estimate
+from .report import problem_of
 
 FULL_RUN = Path("labutils", "assets", "full_run.json")
 BEGIN, END = "<!-- results: written by labutils publish -->\n", "<!-- end of results -->"
@@ -70,13 +71,9 @@ def read(folder: Path) -> Finished:
     for figure in captions:
         if not (folder / "figures" / f"{figure}.png").exists():
             raise PublishError(f"{folder}: the picture figures/{figure}.png is missing")
-        if not any(_problem(name) == _problem(figure) for name in state["notebooks"]):
+        if not any(problem_of(name) == problem_of(figure) for name in state["notebooks"]):
             raise PublishError(f"{folder}: the figure {figure} belongs to none of its notebooks")
     return Finished(folder, state["notebooks"], ledger, captions)
-
-
-def _problem(name: str) -> str:
-    return re.split("[_-]", name)[0]
 
 
 def merge(values: Iterable[Any]) -> Any:
@@ -121,7 +118,7 @@ def _about(run: Finished, name: str, clone: Path) -> dict[str, Any]:
     return {
         **{key: ledger.get(key) for key in ("device", "hardware", "threads", "versions", "commit")},
         "code": run.notebooks[name]["code"],
-        **{key: ledger.get(key, {}).get(_problem(name)) for key in ("seconds", "memory_mib", "cuda_memory_mib")},
+        **{key: ledger.get(key, {}).get(problem_of(name)) for key in ("seconds", "memory_mib", "cuda_memory_mib")},
         "parameters": used,
         "changed": {key: [profile.get(key), value] for key, value in used.items() if profile.get(key) != value},
     }
@@ -148,7 +145,7 @@ def results(ledger: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     lines += ["", f"Profile `{manifest['profile']}`, seed {manifest['seed']}."]
     for name, about in manifest["notebooks"].items():
         where = about["device"] if about["device"] != "cpu" else about["hardware"] or "cpu"
-        line = f"Problem {_problem(name)[len('problem') :]}: {about['seconds'] / 60:.1f} minutes on {where}"
+        line = f"Problem {problem_of(name)[len('problem') :]}: {about['seconds'] / 60:.1f} minutes on {where}"
         changed = [f"`{key}` {_plain(new)} in place of {_plain(old)}" for key, (old, new) in about["changed"].items()]
         lines[-1] += f" {line}{', with ' + ', '.join(changed) if changed else ''}."
     return "\n".join(lines) + "\n"
@@ -182,7 +179,7 @@ def publish(folders: list[Path], clone: Path) -> list[str]:
         for name, caption in run.captions.items():
             content = (run.folder / "figures" / f"{name}.png").read_bytes()
             pictures[figures / f"{name}.png"] = content
-            notebook = next(n for n in run.notebooks if _problem(n) == _problem(name))
+            notebook = next(n for n in run.notebooks if problem_of(n) == problem_of(name))
             digest = hashlib.sha256(content).hexdigest()
             entries.append({"file": f"{name}.png", "sha256": digest, "notebook": notebook, "caption": caption})
     manifest = {

@@ -68,15 +68,15 @@ def _template(name: str) -> jinja2.Template:
 def _problems(out: Path, ledger: dict[str, Any], table: keynumbers.Table) -> list[Problem]:
     """All that is known of each notebook, in order of the problems."""
     state = json.loads((out / runs.STATE).read_text(encoding="utf-8")) if (out / runs.STATE).exists() else {}
-    states = {_key(name): entry["state"] for name, entry in state.get("notebooks", {}).items()}
+    states = {problem_of(name): entry["state"] for name, entry in state.get("notebooks", {}).items()}
     figures, errata = _figures(out / "figures"), ledger.get("errata", [])
     names = {*states, *figures, *(n.notebook for n in table.numbers), *(e["notebook"] for e in errata)}
-    problems = {key: Problem(key, key.replace("problem", "Problem ")) for key in sorted({_key(n) for n in names})}
+    problems = {key: Problem(key, key.replace("problem", "Problem ")) for key in sorted({problem_of(n) for n in names})}
     for number, row in zip(table.numbers, table.rows(), strict=True):
-        problems[_key(number.notebook)].numbers.append((number, dict(zip(table.header, row, strict=True))))
+        problems[problem_of(number.notebook)].numbers.append((number, dict(zip(table.header, row, strict=True))))
     for entry in errata:
         mistake = keynumbers.Erratum(**{name: value for name, value in entry.items() if name != "notebook"})
-        problems[_key(entry["notebook"])].errata += keynumbers.Errata([mistake]).rows()
+        problems[problem_of(entry["notebook"])].errata += keynumbers.Errata([mistake]).rows()
     for key, problem in problems.items():
         cells = _cells(out, key)
         problem.title, problem.asks = task(cells, problem.title)
@@ -90,7 +90,7 @@ def _problems(out: Path, ledger: dict[str, Any], table: keynumbers.Table) -> lis
     return list(problems.values())
 
 
-def _key(name: str) -> str:
+def problem_of(name: str) -> str:
     """problem2 of the notebook problem2_vae and of the figure problem2-curves."""
     return re.split("[_-]", name)[0]
 
@@ -104,7 +104,7 @@ def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
         # PNG: a sheet of images as SVG holds the same pixels and is no sharper.
         if (picture := folder / f"{name}.png").exists():
             png = picture.read_bytes()
-            figures.setdefault(_key(name), []).append(
+            figures.setdefault(problem_of(name), []).append(
                 {"name": name, "caption": caption, "png": base64.b64encode(png).decode(),
                  "width": int.from_bytes(png[16:20], "big") // 2, "height": int.from_bytes(png[20:24], "big") // 2}
             )  # fmt: skip
@@ -117,7 +117,7 @@ def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def _cells(out: Path, key: str) -> list[dict[str, Any]]:
     """Cells of the executed notebook beside the report, else of the package's; none when there is neither."""
     packaged = parameters.notebooks().values()
-    for path in (*sorted(out.glob(f"{key}_*.ipynb")), *(path for path in packaged if _key(path.stem) == key)):
+    for path in (*sorted(out.glob(f"{key}_*.ipynb")), *(path for path in packaged if problem_of(path.stem) == key)):
         try:
             return json.loads(path.read_text(encoding="utf-8"))["cells"]
         except (OSError, ValueError, KeyError):
@@ -235,10 +235,10 @@ def _differing(ledgers: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 def _circumstances(ledger: dict[str, Any]) -> dict[str, str]:
     told = {name: ledger[name] for name in ("profile", "seed", "device", "hardware", "threads") if name in ledger}
     told["commit"] = ledger.get("commit", "")[:12] or "not recorded"
-    told["notebooks"] = ", ".join(sorted(map(_key, ledger.get("parameters", {}))))
+    told["notebooks"] = ", ".join(sorted(map(problem_of, ledger.get("parameters", {}))))
     told |= ledger.get("versions", {})
     told |= {f"data {name}": entry["sha256"][:12] for name, entry in ledger.get("data", {}).items()}
     for notebook, values in ledger.get("parameters", {}).items():
-        told |= {f"{_key(notebook)}: {name}": value for name, value in values.items()}
+        told |= {f"{problem_of(notebook)}: {name}": value for name, value in values.items()}
     told |= {f"{key}: seconds taken": seconds for key, seconds in ledger.get("seconds", {}).items()}
     return {name: str(value) for name, value in told.items()}

@@ -32,7 +32,7 @@ FACTS = {
     "README": {
         "| about 2 min |": MINUTES,
         "| about 5 min |": MINUTES,
-        "| about 3.5 min |": MINUTES,
+        "| about 3 min |": MINUTES,
         "32×32": PIXELS,
         "grey/255": BYTE,
         "Netzer et al. 2011": "year of Reading Digits in Natural Images, NIPS workshop",
@@ -50,7 +50,7 @@ FACTS = {
         "Burda, Grosse and Salakhutdinov, 2016": "year of the ICLR paper, arXiv 1509.00519",
     },
     "problem3_gan_vs_vae": {
-        "about 3.5 minutes": MINUTES,
+        "about 3 minutes": MINUTES,
         "32×32": PIXELS,
         "Gulrajani et al., 2017": WGAN_GP,
         "Rybkin et al., 2021": "year of the ICML paper on σ-VAE, arXiv 2006.13202",
