@@ -11,10 +11,10 @@ argument, Bernoulli by default.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -134,7 +134,7 @@ def evaluate_elbo(
     *,
     seed: int = 0,
     samples: int = 1,
-    batch_size: int = 500,
+    batch_size: int = 200,
     likelihood: Likelihood = bernoulli_log_likelihood,
 ) -> ElboEstimate:
     """ELBO averaged over a data set, with the standard error over images.
@@ -234,45 +234,56 @@ BLOCK = 50  # codes drawn at a time: fixes both the memory and which noise is wh
 
 
 @torch.no_grad()
-def evaluate_log_likelihood(
+def likelihood_curve(
     model: nn.Module,
     images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
-    k: int = 200,
+    ks: Sequence[int],
     *,
     rows: Integer[Tensor, " n"] | None = None,
     seed: int = 0,
     batch_size: int = 5,
     likelihood: Likelihood = bernoulli_log_likelihood,
-) -> LikelihoodEstimate:
-    """The same estimate for a whole set and any K, drawing the codes itself, in memory that does not grow with K.
+) -> list[LikelihoodEstimate]:
+    """`log_likelihood` of a whole set for each K of `ks`, in one pass over the most codes, which it draws itself.
 
-    Log-sum-exp runs over blocks of codes: only the running sums of w, w² and log w are kept. rows: numbers the images
-    carry in their data set, so that an image of a subset gets the noise it has in the full set. Neither
-    `batch_size` nor the other images change an image's result beyond rounding.
+    The estimate at K uses the first K codes. Memory does not grow with K: log-sum-exp runs over blocks of codes,
+    and only the running sums of w, w² and log w are kept. rows: numbers the images carry in their data set, so that
+    an image of a subset gets the noise it has in the full set. Neither `batch_size` nor the other images change
+    an image's result beyond rounding. Raises ValueError for a K below 1.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; expected at least one code per image")
+    if not ks or min(ks) < 1:
+        raise ValueError(f"k is {min(ks, default=0)}; expected at least one code per image")
     device = next(model.parameters()).device
     rows = torch.arange(len(images)) if rows is None else rows
-    log_p, bound, effective = [], [], []
+    found: dict[int, list[Tensor]] = {k: [] for k in ks}  # by batch, (3, batch): log p, ELBO, effective
     for start in range(0, len(images), batch_size):
         x = images[start : start + batch_size].to(device, torch.float32)
         mean, logvar = (v[:, None] for v in model.encode(x))
-        first = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
+        first = torch.full((len(x), 1), -math.inf, dtype=torch.float64, device=device)
         second, logs = first.clone(), torch.zeros_like(first)  # log Σw, log Σw², Σ log w
-        for block, done in enumerate(range(0, k, BLOCK)):
-            count = min(BLOCK, k - done)
+        for block, done in enumerate(range(0, max(ks), BLOCK)):
+            count = min(BLOCK, max(ks) - done)
             draws = [image_noise(seed, int(r), BLOCK, model.latent, block=block) for r in rows[start : start + len(x)]]
             z = reparametrise(mean, logvar, torch.stack(draws)[:, :count].to(device))
             w = log_weights(model, x, z, likelihood).double()
-            first = torch.logaddexp(first, torch.logsumexp(w, dim=1))
-            second = torch.logaddexp(second, torch.logsumexp(2 * w, dim=1))
-            logs += w.sum(dim=1)
-        log_p.append((first - math.log(k)).cpu())
-        bound.append((logs / k).cpu())
-        effective.append(torch.exp(2 * first - second).cpu())
-    per_image = torch.cat(log_p)
-    return LikelihoodEstimate(estimates.mean(per_image), per_image, torch.cat(bound), torch.cat(effective))
+            first = torch.logaddexp(first[:, -1:], torch.logcumsumexp(w, dim=1))
+            second = torch.logaddexp(second[:, -1:], torch.logcumsumexp(2 * w, dim=1))
+            logs = logs[:, -1:] + w.cumsum(dim=1)
+            for k in (k for k in found if done < k <= done + count):
+                a, b, c = (total[:, k - done - 1] for total in (first, second, logs))
+                found[k].append(torch.stack([a - math.log(k), c / k, torch.exp(2 * a - b)]).cpu())
+    columns = [torch.cat(found[k], dim=1) for k in ks]
+    return [LikelihoodEstimate(estimates.mean(log_p), log_p, *others) for log_p, *others in columns]
+
+
+def evaluate_log_likelihood(
+    model: nn.Module,
+    images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
+    k: int = 200,
+    **options: Any,
+) -> LikelihoodEstimate:
+    """`likelihood_curve` at one K, with its options."""
+    return likelihood_curve(model, images, [k], **options)[0]
 
 
 def correct_to_all(elbo_of_all: Float[Tensor, " n"], subset: LikelihoodEstimate) -> Estimate:

@@ -76,6 +76,20 @@ def test_streaming_is_the_graded_function_with_the_same_codes():
     assert ((found.effective >= 1) & (found.effective <= k)).all()
 
 
+def test_one_pass_gives_every_k_what_it_gives_alone(mnist):
+    model = vae.initialise(networks.MnistVAE, 0)
+    images, rows = mnist.valid.images[:7], torch.arange(7) + 30
+    ks = [2 * vae.BLOCK + 7, 1, vae.BLOCK, vae.BLOCK + 1, 3]
+    curve = vae.likelihood_curve(model, images, ks, rows=rows, seed=2, batch_size=3)
+    for k, found in zip(ks, curve, strict=True):
+        alone = vae.evaluate_log_likelihood(model, images, k, rows=rows, seed=2, batch_size=3)
+        assert torch.allclose(found.per_image, alone.per_image, rtol=1e-6), k
+        assert torch.allclose(found.elbo, alone.elbo, rtol=1e-6), k
+        assert torch.allclose(found.effective, alone.effective, rtol=1e-3), k
+        assert found.estimate.value == pytest.approx(found.per_image.mean().item())
+    assert torch.equal(curve[1].per_image, curve[1].elbo) and (curve[1].effective == 1).all(), "one code"
+
+
 def test_an_image_gets_the_same_number_in_any_batch_and_any_subset(mnist):
     model = vae.initialise(networks.MnistVAE, 0)
     images = mnist.valid.images[:12]
@@ -103,6 +117,8 @@ def test_wrong_shapes_are_named():
         vae.log_likelihood(model, torch.zeros(2, 783), torch.zeros(2, 4, 100))
     with pytest.raises(ValueError, match="k is 0"):
         vae.evaluate_log_likelihood(model, torch.zeros(2, 1, 28, 28), 0)
+    with pytest.raises(ValueError, match="k is -3"):
+        vae.likelihood_curve(model, torch.zeros(2, 1, 28, 28), [5, -3])
 
 
 def mistakes():

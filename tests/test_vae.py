@@ -63,6 +63,27 @@ def test_point_convolutions_fall_back_on_other_shapes():
         assert torch.allclose(layer(x), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel, size", [(3, (5, 7)), (2, (4, 4)), (4, (3, 6))])
+def test_the_convolution_to_one_map_is_pytorchs(kernel, size):
+    layer = nn_initialised(networks.ConvToOneMap, 3, 1, kernel, padding=kernel - 1).double()
+    x = torch.randn(2, 3, *size, generator=g(0), dtype=torch.float64).requires_grad_()
+    expected = nn.functional.conv2d(x, layer.weight, layer.bias, padding=kernel - 1)
+    assert torch.allclose(layer(x), expected, rtol=1e-12)
+    assert torch.autograd.gradcheck(lambda *_: layer(x), (x, layer.weight, layer.bias))
+
+
+def test_the_convolution_to_one_map_falls_back_on_other_paddings_and_widths():
+    for out, padding in ((1, 1), (2, 2)):
+        layer = nn_initialised(networks.ConvToOneMap, 3, out, 3, padding=padding)
+        x = torch.randn(2, 3, 6, 6, generator=g(0))
+        assert torch.equal(layer(x), nn.functional.conv2d(x, layer.weight, layer.bias, padding=padding))
+
+
+def nn_initialised(make, *arguments, **options):
+    with training.forked_rng(0):
+        return make(*arguments, **options)
+
+
 def test_the_fast_elu_is_pytorchs():
     x = torch.cat([torch.linspace(-30, 30, 10_001, dtype=torch.float64), torch.tensor([0.0, 1e-9, -1e-9])])
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
