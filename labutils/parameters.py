@@ -111,6 +111,8 @@ def contract(notebook: Path) -> dict[str, Parameter]:
         comment = re.search(r"\s#\s*(?P<help>[^#]*?)\s*(?:\[(?P<allowed>[^\]]*)\])?$", line)
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and comment):
             raise ParameterError(f"{notebook}, parameters cell: {line!r} is not `name: type = value  # help`")
+        if line.count("=") > 1:  # papermill would skip the line, and call the parameter unknown in every run
+            raise ParameterError(f"{notebook}, parameters cell: {line!r} has a second '='; papermill cannot read it")
         name, kind = node.target.id, ast.unparse(node.annotation)
         if kind not in TYPES:
             raise ParameterError(f"{notebook}: type of {name} is {kind}; expected one of {', '.join(TYPES)}")

@@ -12,6 +12,7 @@ import textwrap
 from importlib.metadata import version
 
 import nbformat
+import papermill
 import pytest
 import yaml
 from conftest import ROOT
@@ -45,6 +46,7 @@ def test_the_parameters_cell_is_a_contract(path):
         if parameter.type in ("int", "float"):
             assert parameter.low is not None, f"{name} has no range"
     assert known["profile"].choices == parameters.PROFILES
+    assert list(papermill.inspect_notebook(str(path))) == list(known), "papermill reads the same"
 
 
 @notebooks

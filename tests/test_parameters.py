@@ -87,6 +87,7 @@ def test_an_unknown_name_suggests_the_nearest(known):
         ("epochs = 8  # no type\n", "is not `name: type = value  # help`"),
         ("epochs: int = 8\n", "is not `name: type = value  # help`"),
         ("epochs: list = [8]  # a list\n", "type of epochs is list"),
+        ("epochs: int = 8  # passes, K = 200 [1 to 20]\n", "has a second '='; papermill cannot read it"),
         ("epochs: int = 8  # outside its own range [10 to 20]\n", "parameter epochs is 8"),
     ],
 )
