@@ -22,7 +22,7 @@ import scipy.io
 import torch
 from conftest import ROOT
 
-from labutils import data
+from labutils import data, training
 
 
 def test_binarized_mnist_is_complete(mnist):
@@ -425,3 +425,18 @@ def test_bytes_and_values_map_onto_each_other_exactly():
     assert data.to_bytes(torch.tensor([-7.0, 1.5, torch.inf])).tolist() == [0, 255, 255]
     with pytest.raises(ValueError, match="1 of 2 values are NaN"):
         data.to_bytes(torch.tensor([0.0, torch.nan]))
+
+
+def test_shift_moves_whole_images_and_keeps_gradients():
+    x = torch.randn(40, 3, 8, 8, generator=training.generator(0)).requires_grad_()
+    y = data.shift(x, 2, training.generator(1))
+    moved = set()
+    for image, found in zip(x, y, strict=True):
+        padded = torch.nn.functional.pad(image, (2,) * 4)
+        at = [(r, c) for r in range(5) for c in range(5) if torch.equal(padded[:, r : r + 8, c : c + 8], found)]
+        assert len(at) == 1
+        moved |= set(at)
+    assert len(moved) > 12, "in all directions"
+    y.sum().backward()
+    assert set(x.grad.unique().tolist()) == {0.0, 1.0}
+    assert data.shift(x, 0, training.generator(1)) is x

@@ -125,21 +125,6 @@ def test_scoring_real_and_fake_together_changes_nothing():
     assert terms.wasserstein.item() == pytest.approx((critic(real).mean() - critic(fake).mean()).item(), abs=1e-6)
 
 
-def test_shift_moves_whole_images_and_keeps_gradients():
-    x = torch.randn(40, 3, 8, 8, generator=g(0)).requires_grad_()
-    y = data.shift(x, 2, g(1))
-    moved = set()
-    for image, found in zip(x, y, strict=True):
-        padded = torch.nn.functional.pad(image, (2,) * 4)
-        at = [(r, c) for r in range(5) for c in range(5) if torch.equal(padded[:, r : r + 8, c : c + 8], found)]
-        assert len(at) == 1
-        moved |= set(at)
-    assert len(moved) > 12, "in all directions"
-    y.sum().backward()
-    assert set(x.grad.unique().tolist()) == {0.0, 1.0}
-    assert data.shift(x, 0, g(1)) is x
-
-
 def test_the_average_is_the_recurrence():
     model, average = (vae.initialise(nn.Linear, s, in_features=2, out_features=1, bias=False) for s in (0, 1))
     expected = average.weight.detach().clone().double()
