@@ -39,6 +39,11 @@ class ELU(nn.Module):
         return _FastELU.apply(x) if x.device.type == "cpu" else F.elu(x)
 
 
+def _plain(layer: nn.Conv2d) -> bool:
+    """Stride 1, nothing dilated, one group: the only convolutions the classes below compute in their own way."""
+    return layer.stride == layer.dilation == (1, 1) and layer.groups == 1
+
+
 class ConvFromPoint(nn.Conv2d):
     """A convolution whose input is one pixel and whose padding is kernel − 1, computed as a linear map.
 
@@ -48,7 +53,7 @@ class ConvFromPoint(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch out h2 w2"]:
         out, channels, k, _ = self.weight.shape
-        if x.shape[-2:] != (1, 1) or self.padding != (k - 1, k - 1):
+        if x.shape[-2:] != (1, 1) or self.padding != (k - 1, k - 1) or not _plain(self):
             return super().forward(x)
         # Rows ordered (i, j, o): the result is channels-last without a copy.
         weight = self.weight.flip(2, 3).permute(2, 3, 0, 1).reshape(k * k * out, channels)
@@ -60,7 +65,7 @@ class ConvToPoint(nn.Conv2d):
     """A convolution whose kernel covers its whole input, computed as a linear map. Same parameters."""
 
     def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch out h2 w2"]:
-        if x.shape[-2:] != self.kernel_size:
+        if x.shape[-2:] != self.kernel_size or self.padding != (0, 0) or not _plain(self):
             return super().forward(x)
         y = F.linear(x.permute(0, 2, 3, 1).flatten(1), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
         return y[:, :, None, None]
@@ -101,7 +106,8 @@ class ConvToOneMap(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch out h2 w2"]:
         k = self.weight.shape[-1]
-        if x.device.type != "cpu" or self.out_channels != 1 or self.padding != (k - 1, k - 1):
+        fits = self.out_channels == 1 and self.padding == (k - 1, k - 1) and _plain(self)
+        if x.device.type != "cpu" or not fits:
             return super().forward(x)
         return _OneMapOut.apply(x, self.weight, self.bias)
 
@@ -114,8 +120,8 @@ class MnistVAE(nn.Module):
     """The given VAE of problem 2: q(z|x) = N(mean, diag exp(logvar)), p(x|z) = Bernoulli(sigmoid(logits)).
 
     latent: number of latent dimensions L (100 in the assignment). The layers and their parameters are exactly
-    the assignment's; the two convolutions on one pixel and the last one are computed as matrix products, activations
-    are kept channels-last, all only for speed.
+    the assignment's; the convolutions to and from one pixel and the last one are computed as matrix products,
+    activations are kept channels-last, all only for speed.
     """
 
     def __init__(self, latent: int = 100):
@@ -167,11 +173,13 @@ class LinearGaussianVAE(nn.Module):
         self.spread, self.shift = spread, shift
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (batch, 1, 2, 3), or rows (batch, 6) → mean and log-variance of q, each (batch, 3)."""
         precision = 1 + self.w.square().sum(dim=0)
         mean = (x.flatten(1).double() @ self.w) / precision + self.shift
         return mean, (2 * math.log(self.spread) - precision.log()).expand_as(mean)
 
     def decode(self, z: Tensor) -> Tensor:
+        """Codes (batch, 3) → Wz, the mean of p(x|z), (batch, 1, 2, 3)."""
         return (z.double() @ self.w.T).view(-1, *self.shape)
 
     def log_p(self, x: Float[Tensor, "batch 1 2 3"]) -> Float[Tensor, " batch"]:

@@ -270,7 +270,7 @@ def recipe_curves(curves: dict[str, dict[str, list[float]]], report: float) -> F
         ax.axhline(report, color=BLACK, linestyle=":", linewidth=1.2)
         ax.annotate(f"the report, validation: −{-report:g}", (1, report), (-3, -3), xycoords=("axes fraction", "data"),
                     textcoords="offset points", ha="right", va="top", fontsize=8.5)  # fmt: skip
-        low = min(min(c["valid_elbo"][1:]) for c in curves.values())
+        low = min(min(c["valid_elbo"][1:]) for c in curves.values()) - 1
         best = max(max(c["train_elbo"] + c["valid_elbo"] + [report]) for c in curves.values())
         ax.set(
             title="ELBO of each recipe", xlabel="epoch", ylabel="nats per image", xlim=(0, None), ylim=(low, best + 1)
@@ -289,8 +289,8 @@ def likelihood_by_codes(
         gain = [e.value for e in log_p]
         left.errorbar(codes, gain, yerr=[e.stderr for e in log_p], fmt="o-", color=BLUE, capsize=3)
         left.axhline(0, color=ORANGE, linewidth=1.2)
-        left.annotate(f"ELBO of these images: −{-elbo:.1f}", (codes[0], 0), (0, 4), textcoords="offset points",
-                      fontsize=8.5)  # fmt: skip
+        left.annotate(f"ELBO of these images: −{-elbo:.1f}", (codes[-1], 0), (0, 4), textcoords="offset points",
+                      ha="right", fontsize=8.5)  # fmt: skip
         left.set(title="what more codes add", xlabel="codes per image, K", ylabel="log p(x) − ELBO  [nats per image]")
         right.plot(codes, effective, "s-", color=GREEN, label="median over images")
         right.plot(codes, codes, color=BLACK, linestyle=":", linewidth=1.2, label="all codes count equally")

@@ -30,7 +30,7 @@ from .training import Batches, History, fit, forked_rng, generator
 def bernoulli_log_likelihood(
     logits: Float[Tensor, "*batch 1 h w"], x: Float[Tensor, "*batch 1 h w"]
 ) -> Float[Tensor, "*batch"]:
-    """log p(x|z) = Σ_pixels x·l − log(1 + e^l), l the logits; never through probabilities, which saturate."""
+    """log p(x|z) = Σ_pixels (x·l − log(1 + e^l)), l the logits; never through probabilities, which saturate."""
     return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(dim=(-3, -2, -1))
 
 
@@ -76,7 +76,7 @@ def reparametrise(
 
 
 class Elbo(NamedTuple):
-    """Per image: elbo = reconstruction − kl."""
+    """Per image, in nats: elbo = reconstruction − kl. From `path_elbo` all three are one draw, kl may be negative."""
 
     elbo: Float[Tensor, " batch"]
     reconstruction: Float[Tensor, " batch"]
@@ -102,11 +102,11 @@ def path_elbo(
     noise: Float[Tensor, "batch latent"],
     likelihood: Likelihood = bernoulli_log_likelihood,
 ) -> Elbo:
-    """One-sample estimate log p(x|z) − log q(z|x)/p(z), differentiated through z alone: for training.
+    """One-sample estimate log p(x|z) − log q(z|x)/p(z), the encoder's gradient through z alone: for training.
 
-    Expectation and expected gradient are those of `elbo`. Left out is the gradient of log q with z held fixed, whose
-    mean is zero; the noise of what stays vanishes as q nears the posterior ("Sticking the Landing", Roeder, Wu and
-    Duvenaud 2017), where that of `elbo` does not.
+    Expectation and expected gradient are those of `elbo`, the decoder's gradient too. Left out is the encoder's
+    gradient of log q with z held fixed, whose mean is zero; the noise of what stays vanishes as q nears the
+    posterior ("Sticking the Landing", Roeder, Wu and Duvenaud 2017), where that of `elbo` does not.
     """
     mean, logvar = model.encode(x)
     z = reparametrise(mean, logvar, noise)
@@ -121,6 +121,8 @@ def image_noise(seed: int, row: int, *shape: int, block: int = 0) -> Float[Tenso
 
 
 class ElboEstimate(NamedTuple):
+    """Means over images with their standard errors; per_image: the ELBO of each, float64. In nats."""
+
     elbo: Estimate
     reconstruction: Estimate
     kl: Estimate
@@ -209,6 +211,7 @@ def log_likelihood(
 
     x: M images as rows of D values. z: K codes for each. Returns the M estimates in nats, in float64, by
     log-sum-exp. In expectation a lower bound on log p(x) that rises with K (Burda et al. 2016, theorem 1).
+    All M·K codes are decoded at once: `likelihood_curve` is for many.
     Raises ValueError when x and z disagree on M, or D is not the product of `shape`.
     """
     if len(x) != len(z):
@@ -289,8 +292,8 @@ def evaluate_log_likelihood(
 def correct_to_all(elbo_of_all: Float[Tensor, " n"], subset: LikelihoodEstimate) -> Estimate:
     """Mean log p(x) over all n images from m of them: mean ELBO of all + mean of (log p − ELBO) on the subset.
 
-    On the subset the ELBO comes from the same many codes as log p, so that the difference varies little more than
-    a nat between images, where log p itself varies by twenty: m in the hundreds for n = 10,000 costs little. The
+    On the subset the ELBO comes from the same many codes as log p, so that the difference varies by about two
+    nats between images, where log p itself varies by twenty: m in the hundreds for n = 10,000 costs little. The
     standard error is that of the mean over images like these (variances of both means, and their covariance: the
     subset is part of all).
     """
@@ -335,6 +338,7 @@ class Recipe:
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
 
     def chance_of_shift(self, step: int, total: int) -> float:
+        """With which an image may be moved at a step."""
         return max(0.0, 1 - step / (self.shifted * total)) if self.shifted else 0.0
 
 
@@ -360,11 +364,15 @@ def train(
 ) -> History:
     """Maximise the ELBO with Adam; training ends in `model`.
 
-    watch: name → images whose ELBO is measured after every epoch; rows such as `valid_elbo`, `valid_kl` and
-    `valid_reconstruction` join the history beside `loss`, `kl` and `reconstruction`, means over training
-    batches. With `checkpoint` the training resumes exactly where it was cut. `about`: further plain values that
-    the checkpoint must agree with, such as the hash of the data. prepare: from stored numbers to the model's
-    input, `data.from_bytes` for colour images.
+    images: what `prepare` makes x of, by default 0/1 integers. epochs: passes over them. seed: of the order of the
+    images, their shifts and the noise; the start is `model`'s own. watch: name → images whose ELBO is measured after
+    every epoch; rows such as `valid_elbo`, `valid_kl` and `valid_reconstruction` join the history beside `loss`, `kl`
+    and `reconstruction`, means over training batches. With `checkpoint` the training resumes exactly where it was
+    cut. about: further plain values that the checkpoint must agree with, such as the hash of the data. prepare: from
+    stored numbers to the model's input, `data.from_bytes` for colour images.
+
+    Raises what `training.fit` does: CheckpointMismatch for a checkpoint of another training, TrainingDiverged when
+    the loss is no longer finite.
     """
     device = next(model.parameters()).device
     batches = Batches(len(images), recipe.batch_size, seed)
