@@ -47,6 +47,9 @@ FACTS = {
         "grey/255": BYTE,
         "a constant 3e-4": "labutils.vae, the recipe baseline; the assignment",
         "Roeder, Wu and Duvenaud, 2017": "year of arXiv 1703.09194",
+        "$e^{-142}$": "mean log density of a standard normal code of 100 numbers, -50 (1 + log 2 pi)",
+        "$e^{-103}$": "2^-149, the smallest positive float32",
+        "Of 784 factors": "28 times 28 pixels",
         "Burda, Grosse and Salakhutdinov, 2016": "year of the ICLR paper, arXiv 1509.00519",
     },
     "problem3_gan_vs_vae": {
