@@ -290,7 +290,7 @@ def likelihood_by_codes(
         left.errorbar(codes, gain, yerr=[e.stderr for e in log_p], fmt="o-", color=BLUE, capsize=3)
         left.axhline(0, color=ORANGE, linewidth=1.2)
         left.annotate(f"ELBO of these images: −{-elbo:.1f}", (codes[-1], 0), (0, 4), textcoords="offset points",
-                      ha="right", fontsize=8.5)  # fmt: skip
+                      ha="right", fontsize=8.5, bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
         left.set(title="what more codes add", xlabel="codes per image, K", ylabel="log p(x) − ELBO  [nats per image]")
         right.plot(codes, effective, "s-", color=GREEN, label="median over images")
         right.plot(codes, codes, color=BLACK, linestyle=":", linewidth=1.2, label="all codes count equally")
