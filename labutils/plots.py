@@ -336,7 +336,7 @@ def kl_by_unit(kl: Tensor, active: int) -> Figure:
     """Mean KL of each latent unit, sorted; `active`: how many units carry information."""
     fig, ax = figure(7.5, 2.8)
     with rc_context(STYLE):
-        ranked = kl.sort(descending=True).values
+        ranked = kl.sort(descending=True).values.tolist()
         ax.bar(
             range(1, len(ranked) + 1), ranked, color=[BLUE] * active + ["#bbbbbb"] * (len(ranked) - active), width=0.8
         )

@@ -11,10 +11,10 @@ argument, Bernoulli by default.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -211,7 +211,7 @@ def log_likelihood(
 
     x: M images as rows of D values. z: K codes for each. Returns the M estimates in nats, in float64, by
     log-sum-exp. In expectation a lower bound on log p(x) that rises with K (Burda et al. 2016, theorem 1).
-    All M·K codes are decoded at once: `likelihood_curve` is for many.
+    All M·K codes are decoded at once: `evaluate_log_likelihood` is for many.
     Raises ValueError when x and z disagree on M, or D is not the product of `shape`.
     """
     if len(x) != len(z):
@@ -236,6 +236,63 @@ class LikelihoodEstimate(NamedTuple):
 BLOCK = 50  # codes drawn at a time: fixes both the memory and which noise is which
 
 
+def weight_blocks(
+    model: nn.Module,
+    x: Float[Tensor, "m c h w"],
+    codes: int,
+    *,
+    rows: Integer[Tensor, " m"],
+    seed: int = 0,
+    likelihood: Likelihood = bernoulli_log_likelihood,
+) -> Iterator[Float[Tensor, "m block"]]:
+    """`log_weights`, float64, of codes it draws from q(z|x) itself, BLOCK at a time until there are `codes`.
+
+    rows: the images' numbers in their data set; an image's noise hangs on its number and the seed alone.
+    """
+    mean, logvar = (v[:, None] for v in model.encode(x))
+    for block, done in enumerate(range(0, codes, BLOCK)):
+        noise = torch.stack([image_noise(seed, int(r), BLOCK, model.latent, block=block) for r in rows])
+        z = reparametrise(mean, logvar, noise[:, : codes - done].to(x.device))
+        yield log_weights(model, x, z, likelihood).double()
+
+
+@torch.no_grad()
+def evaluate_log_likelihood(
+    model: nn.Module,
+    images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
+    k: int = 200,
+    *,
+    rows: Integer[Tensor, " n"] | None = None,
+    seed: int = 0,
+    batch_size: int = 5,
+    likelihood: Likelihood = bernoulli_log_likelihood,
+) -> LikelihoodEstimate:
+    """`log_likelihood` of a whole set, for any K: it draws the codes itself and keeps none.
+
+    Memory does not grow with K: of the blocks of codes only the running sums of w, w² and log w are kept, the first
+    two as logarithms. rows: numbers the images carry in their data set, so that an image of a subset gets the noise
+    it has in the full set. Neither `batch_size` nor the other images change an image's result beyond rounding.
+    Raises ValueError for a K below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; expected at least one code per image")
+    device = next(model.parameters()).device
+    rows = torch.arange(len(images)) if rows is None else rows
+    columns: list[Tensor] = []
+    for start in range(0, len(images), batch_size):
+        x = images[start : start + batch_size].to(device, torch.float32)
+        first = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
+        second, logs = first.clone(), torch.zeros_like(first)  # log Σw, log Σw², Σ log w
+        some = rows[start : start + batch_size]
+        for w in weight_blocks(model, x, k, rows=some, seed=seed, likelihood=likelihood):
+            first = torch.logaddexp(first, torch.logsumexp(w, dim=1))
+            second = torch.logaddexp(second, torch.logsumexp(2 * w, dim=1))
+            logs += w.sum(dim=1)
+        columns.append(torch.stack([first - math.log(k), logs / k, torch.exp(2 * first - second)]).cpu())
+    log_p, bound, effective = torch.cat(columns, dim=1)
+    return LikelihoodEstimate(estimates.mean(log_p), log_p, bound, effective)
+
+
 @torch.no_grad()
 def likelihood_curve(
     model: nn.Module,
@@ -247,12 +304,13 @@ def likelihood_curve(
     batch_size: int = 5,
     likelihood: Likelihood = bernoulli_log_likelihood,
 ) -> list[LikelihoodEstimate]:
-    """`log_likelihood` of a whole set for each K of `ks`, in one pass over the most codes, which it draws itself.
+    """`evaluate_log_likelihood` at each K of `ks`, from the codes of the largest and with all the precision in them.
 
-    The estimate at K uses the first K codes. Memory does not grow with K: log-sum-exp runs over blocks of codes,
-    and only the running sums of w, w² and log w are kept. rows: numbers the images carry in their data set, so that
-    an image of a subset gets the noise it has in the full set. Neither `batch_size` nor the other images change
-    an image's result beyond rounding. Raises ValueError for a K below 1.
+    The codes are cut into as many disjoint groups of K as they give. Each group yields one estimate at K, and their
+    mean has the same expectation with less noise: at K = 1 it is the ELBO over all codes; at the largest K there is
+    one group. The effective sample size, too, is the mean over groups. Of each code of a batch of images its
+    weight is kept, eight bytes.
+    Raises ValueError for a K below 1.
     """
     if not ks or min(ks) < 1:
         raise ValueError(f"k is {min(ks, default=0)}; expected at least one code per image")
@@ -261,32 +319,15 @@ def likelihood_curve(
     found: dict[int, list[Tensor]] = {k: [] for k in ks}  # by batch, (3, batch): log p, ELBO, effective
     for start in range(0, len(images), batch_size):
         x = images[start : start + batch_size].to(device, torch.float32)
-        mean, logvar = (v[:, None] for v in model.encode(x))
-        first = torch.full((len(x), 1), -math.inf, dtype=torch.float64, device=device)
-        second, logs = first.clone(), torch.zeros_like(first)  # log Σw, log Σw², Σ log w
-        for block, done in enumerate(range(0, max(ks), BLOCK)):
-            count = min(BLOCK, max(ks) - done)
-            draws = [image_noise(seed, int(r), BLOCK, model.latent, block=block) for r in rows[start : start + len(x)]]
-            z = reparametrise(mean, logvar, torch.stack(draws)[:, :count].to(device))
-            w = log_weights(model, x, z, likelihood).double()
-            first = torch.logaddexp(first[:, -1:], torch.logcumsumexp(w, dim=1))
-            second = torch.logaddexp(second[:, -1:], torch.logcumsumexp(2 * w, dim=1))
-            logs = logs[:, -1:] + w.cumsum(dim=1)
-            for k in (k for k in found if done < k <= done + count):
-                a, b, c = (total[:, k - done - 1] for total in (first, second, logs))
-                found[k].append(torch.stack([a - math.log(k), c / k, torch.exp(2 * a - b)]).cpu())
+        some = rows[start : start + batch_size]
+        w = torch.cat(list(weight_blocks(model, x, max(ks), rows=some, seed=seed, likelihood=likelihood)), dim=1)
+        for k in found:
+            groups = w[:, : max(ks) // k * k].unflatten(1, (-1, k))
+            first, second = torch.logsumexp(groups, dim=2), torch.logsumexp(2 * groups, dim=2)
+            columns = (first - math.log(k), w, torch.exp(2 * first - second))
+            found[k].append(torch.stack([column.mean(dim=1) for column in columns]).cpu())
     columns = [torch.cat(found[k], dim=1) for k in ks]
     return [LikelihoodEstimate(estimates.mean(log_p), log_p, *others) for log_p, *others in columns]
-
-
-def evaluate_log_likelihood(
-    model: nn.Module,
-    images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
-    k: int = 200,
-    **options: Any,
-) -> LikelihoodEstimate:
-    """`likelihood_curve` at one K, with its options."""
-    return likelihood_curve(model, images, [k], **options)[0]
 
 
 def correct_to_all(elbo_of_all: Float[Tensor, " n"], subset: LikelihoodEstimate) -> Estimate:

@@ -57,15 +57,23 @@ def test_the_densities_are_those_of_torch_distributions():
     assert torch.allclose(vae.gaussian_log_likelihood(a, b), Normal(a, 1.0).log_prob(b).sum(dim=(1, 2, 3)))
 
 
+def codes_of(model, images, k, seed):
+    """The codes that evaluation draws for images 0, 1, …: (m, k, L), put together without it."""
+    with torch.no_grad():
+        mean, logvar = model.encode(images.float())
+    noise = [
+        torch.cat([vae.image_noise(seed, i, vae.BLOCK, 100, block=b) for b in range(-(-k // vae.BLOCK))])
+        for i in range(len(images))
+    ]
+    return vae.reparametrise(mean[:, None], logvar[:, None], torch.stack(noise)[:, :k])
+
+
 def test_streaming_is_the_graded_function_with_the_same_codes():
     model = vae.initialise(networks.MnistVAE, 0)
     images = (torch.rand(5, 1, 28, 28, generator=g(5)) < 0.2).to(torch.uint8)
     k = 2 * vae.BLOCK + 7
     found = vae.evaluate_log_likelihood(model, images, k, seed=3)
-    with torch.no_grad():
-        mean, logvar = model.encode(images.float())
-    blocks = [torch.stack([vae.image_noise(3, i, vae.BLOCK, 100, block=b) for i in range(5)]) for b in range(3)]
-    z = vae.reparametrise(mean[:, None], logvar[:, None], torch.cat(blocks, dim=1)[:, :k])
+    z = codes_of(model, images, k, seed=3)
     expected = vae.log_likelihood(model, images.flatten(1).float(), z)
     assert torch.allclose(found.per_image, expected, rtol=1e-6)
     with torch.no_grad():
@@ -76,18 +84,38 @@ def test_streaming_is_the_graded_function_with_the_same_codes():
     assert ((found.effective >= 1) & (found.effective <= k)).all()
 
 
-def test_one_pass_gives_every_k_what_it_gives_alone(mnist):
+def test_the_curve_averages_the_graded_function_over_groups_of_its_codes():
     model = vae.initialise(networks.MnistVAE, 0)
-    images, rows = mnist.valid.images[:7], torch.arange(7) + 30
-    ks = [2 * vae.BLOCK + 7, 1, vae.BLOCK, vae.BLOCK + 1, 3]
-    curve = vae.likelihood_curve(model, images, ks, rows=rows, seed=2, batch_size=3)
+    images = (torch.rand(7, 1, 28, 28, generator=g(5)) < 0.2).to(torch.uint8)
+    most = 2 * vae.BLOCK + 7
+    ks = [most, 1, vae.BLOCK, vae.BLOCK + 1, 3]
+    curve = vae.likelihood_curve(model, images, ks, seed=2, batch_size=3)
+    z, rows = codes_of(model, images, most, seed=2), images.flatten(1).float()
     for k, found in zip(ks, curve, strict=True):
-        alone = vae.evaluate_log_likelihood(model, images, k, rows=rows, seed=2, batch_size=3)
-        assert torch.allclose(found.per_image, alone.per_image, rtol=1e-6), k
-        assert torch.allclose(found.elbo, alone.elbo, rtol=1e-6), k
-        assert torch.allclose(found.effective, alone.effective, rtol=1e-3), k
-        assert found.estimate.value == pytest.approx(found.per_image.mean().item())
-    assert torch.equal(curve[1].per_image, curve[1].elbo) and (curve[1].effective == 1).all(), "one code"
+        groups = [z[:, i * k : (i + 1) * k] for i in range(most // k)]
+        expected = torch.stack([vae.log_likelihood(model, rows, group) for group in groups]).mean(dim=0)
+        assert torch.allclose(found.per_image, expected, rtol=1e-6), k
+        assert torch.allclose(found.elbo, curve[0].elbo) and found.estimate.value == found.per_image.mean().item()
+        assert ((found.effective >= 1) & (found.effective <= k)).all()
+    alone = vae.evaluate_log_likelihood(model, images, most, seed=2)
+    for one, other in zip(curve[0][1:], alone[1:], strict=True):
+        assert torch.allclose(one, other, rtol=1e-3), "all codes: one group"
+    assert torch.allclose(curve[1].per_image, curve[1].elbo) and (curve[1].effective - 1).abs().max() < 1e-9, "one code"
+
+
+def test_the_curve_has_the_mean_of_single_estimates_and_less_noise(x):
+    """At K = 10 from 300 codes: thirty groups, so the same expectation as one estimate and 1/√30 of its noise."""
+    model, images = LinearGaussian(spread=1.4, shift=0.2), x.view(-1, *SHAPE)
+    options = {"likelihood": vae.gaussian_log_likelihood, "batch_size": 40}
+    single, grouped = [], []
+    for seed in range(60):
+        single.append(vae.evaluate_log_likelihood(model, images, 10, seed=seed, **options).per_image)
+        grouped.append(vae.likelihood_curve(model, images, [10, 300], seed=seed, **options)[0].per_image)
+    single, grouped = torch.stack(single), torch.stack(grouped)
+    ratio = (grouped.std(dim=0).square().mean() / single.std(dim=0).square().mean()).sqrt()
+    assert 0.14 < ratio < 0.23, "1/√30 = 0.18"
+    difference = (single - grouped).mean(dim=1)
+    assert abs(estimates.mean(difference).value) < 4 * estimates.mean(difference).stderr < 0.03
 
 
 def test_an_image_gets_the_same_number_in_any_batch_and_any_subset(mnist):
