@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -110,16 +114,25 @@ def test_a_notebook_that_ends_early_has_failed(lab, cell):
     assert lab("run")[0] == 1
 
 
-def test_interrupt_keeps_the_folder_and_says_how_to_go_on(lab, tmp_path, monkeypatch):
-    lab.write(SIMPLE, parameters=PARAMETER)
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runs, "_papermill", interrupted)
-    status, output = lab("run")
-    assert status == 130 and "resumes" in output
-    monkeypatch.undo()
+@pytest.mark.skipif(os.name == "nt", reason="sends Ctrl-C as POSIX does")
+def test_ctrl_c_keeps_the_folder_and_says_how_to_go_on(lab, tmp_path):
+    lab.write("from pathlib import Path\nimport time\nPath(out_dir, 'begun').touch()\ntime.sleep(60)",
+              parameters=PARAMETER)  # fmt: skip
+    here = "from pathlib import Path; from labutils import cli, parameters; " \
+           "parameters.notebooks_folder = lambda: Path('notebooks').resolve(); cli.main(['run'])"  # fmt: skip
+    child = subprocess.Popen([sys.executable, "-c", here], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             start_new_session=True)  # fmt: skip
+    try:
+        begun = time.monotonic()
+        while not (tmp_path / "runs/cpu/begun").exists():
+            assert child.poll() is None and time.monotonic() - begun < 60, "the cell never began"
+            time.sleep(0.1)
+        os.killpg(child.pid, signal.SIGINT)
+        output, _ = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 130 and "the same command resumes" in output
+    assert "Traceback" not in output
     state = json.loads((tmp_path / "runs/cpu/run.json").read_text())
     assert state["notebooks"]["problem2_toy"]["state"] == "running"
 
