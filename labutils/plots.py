@@ -23,7 +23,8 @@ BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "legend.fontsize": 9, "legend.frameon": False, "lines.linewidth": 1.8, "lines.markersize": 4.5,
+    "legend.fontsize": 9, "legend.facecolor": "white", "legend.edgecolor": "none", "legend.framealpha": 0.9,
+    "lines.linewidth": 1.8, "lines.markersize": 4.5,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
     "grid.linewidth": 0.8, "axes.axisbelow": True, "image.interpolation": "nearest",
     "svg.hashsalt": "labutils", "figure.facecolor": "white", "savefig.facecolor": "white",
@@ -66,8 +67,8 @@ def two_pairs(phi: float, lines: tuple[Tensor, Tensor, Tensor], x: Tensor, f1: T
         names = ("p: (0, Z)", f"q: (φ, Z), φ = {phi:g}", "interpolates")
         for points, name, color in zip(lines, names, (BLUE, ORANGE, "#999999"), strict=True):
             left.plot(*points.T, ".", color=color, markersize=3.0, alpha=0.8, label=name)
-        left.set(title="the lines", xlabel="first coordinate", ylabel="second coordinate", xlim=(-0.15, phi + 0.75))
-        left.legend(loc="center right")
+        left.set(title="the lines", xlabel="first coordinate", ylabel="second coordinate", xlim=(-0.1, phi + 0.1))
+        left.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2.5)
         right.plot(x, f1, color=BLUE, label="f₁, the law of f(X)")
         right.plot(x, f0, "--", color=ORANGE, label="f₀ = N(0, 1)")
         right.set(title="distribution4 and the normal", xlabel="x", ylabel="density  [1/unit of x]", ylim=(0, 0.55))
@@ -88,8 +89,9 @@ def penalty_bias(
         for ax in (left, right):
             for (name, values), color, marker in zip(found.items(), (RED, ORANGE, BLUE), "s^o", strict=True):
                 ax.plot(grid, exact[name] - truth, color=color, linewidth=1.2)
-                for k, column in enumerate(values.T):
-                    ax.plot(lams, column - truth, marker, color=color, label=None if k else name, alpha=0.85)
+                ax.plot([], [], marker + "-", color=color, linewidth=1.2, label=name)
+                for column in values.T:
+                    ax.plot(lams, column - truth, marker, color=color, alpha=0.85)
             ax.set(xlabel="weight of the penalty, λ", ylabel="estimate − W₁  [unit of x]", xscale="log")
         left.set_title("bias of the three readings")
         left.legend(loc="upper right")
@@ -117,7 +119,7 @@ def sweep(phi: Tensor, estimates: dict[str, Tensor], exact: dict[str, Tensor], u
                 top.plot(phi, truth, color=BLACK, linewidth=1.2)
             top.plot([], [], color=BLACK, linewidth=1.2, label="exact")
             top.errorbar(
-                phi, mean, yerr=sd, fmt="o", color=color, capsize=2.5, label=f"mean of {len(values)} seeds ± sd"
+                phi, mean, yerr=sd, fmt="o", color=color, capsize=2.5, label=f"mean of {len(values)} repetitions ± sd"
             )
             top.set(title=name, ylabel=f"estimate  [{units[name]}]", ylim=(-0.06, 1.14))
             top.legend(loc="center right" if truth[phi != 0].min() > 0.5 else "upper center")
@@ -125,9 +127,8 @@ def sweep(phi: Tensor, estimates: dict[str, Tensor], exact: dict[str, Tensor], u
             for row in values:
                 bottom.plot(phi, row - truth, ".", color="#999999", markersize=4)
             bottom.errorbar(phi, mean - truth, yerr=sd, fmt="o", color=color, capsize=2.5)
-            bottom.set(
-                title="the error, enlarged", xlabel="φ  [unit of x]", ylabel=f"estimate − exact  [{units[name]}]"
-            )
+            bottom.set(title="the error, enlarged", xlabel="φ  [unit of x]", ylabel=f"error  [{units[name]}]")
+            bottom.xaxis.set_major_locator(MaxNLocator(5))
             spread = 0 if sd is None else sd
             reach = 1.15 * max((values - truth).abs().max(), ((mean - truth).abs() + spread).max()).item()
             bottom.set_ylim(-reach, reach)
@@ -147,7 +148,7 @@ def slopes(phi: Tensor, found: dict[str, Tensor], exact: dict[str, Tensor]) -> F
             sd = values.std(dim=0) if len(values) > 1 else None
             ax.errorbar(phi, values.mean(dim=0), yerr=sd, fmt=marker, color=color, capsize=2.5, label=name)
         ax.plot([], [], color=BLACK, linewidth=1.2, label="exact")
-        ax.set(title="what φ feels", xlabel="φ  [unit of x]", ylabel="d/dφ  [per unit of x]", ylim=(-1.3, 1.3))
+        ax.set(title="what φ feels", xlabel="φ  [unit of x]", ylabel="derivative in φ", ylim=(-1.3, 1.3))
         ax.legend(loc="upper left")
     return fig
 
@@ -185,7 +186,7 @@ def density_estimate(
             ax.plot(x, exact[k], color=BLACK, linewidth=3.2, alpha=0.35, label=("D* = f₁/(f₁ + f₀)", "f₁")[k])
             ax.plot(x, found[k], color=BLUE, linewidth=1.4, label=("D", "f₀ D/(1 − D)")[k])
             ax.set(title=title, xlabel="x", ylabel=label, xlim=(x[0].item(), x[-1].item()))
-        axes[0].set_ylim(0, 1.2)
+        axes[0].set(ylim=(0, 1.2), yticks=[0, 0.25, 0.5, 0.75, 1])
         axes[1].set_ylim(0, 0.55)
         axes[2].set_yscale("log")
         axes[0].legend(loc="upper center", ncols=2, columnspacing=1.0, handlelength=1.4)
@@ -354,7 +355,7 @@ def image_rows(rows: list[tuple[str, Tensor]], title: str = "", cell: float = 0.
     rows: (label, images), images (n, channels, height, width) in [0, 1] with 1 or 3 channels.
     """
     count = max(len(images) for _, images in rows)
-    room = max(1.3, 0.09 * max(len(label) for label, _ in rows))  # inches for the labels
+    room = max(1.3, 0.078 * max(len(label) for label, _ in rows))  # inches for the labels
     fig, axes = figure(count * cell + room, len(rows) * cell + (0.35 if title else 0.05), len(rows), 1, squeeze=False)
     with rc_context(STYLE):
         for ax, (label, images) in zip(axes[:, 0], rows, strict=True):
@@ -457,7 +458,7 @@ def ranked_effects(effects: dict[str, Tensor]) -> Figure:
     return fig
 
 
-def traversals(found: dict[str, tuple[Tensor, Tensor]], steps: Tensor, cell: float = 0.55) -> Figure:
+def traversals(found: dict[str, tuple[Tensor, Tensor]], steps: Tensor, cell: float = 0.42) -> Figure:
     """Images along single coordinates, models side by side; rows: coordinates, columns: `steps` in sd.
 
     found: model → (dimensions (d,), images (d, k, c, h, w) in [0, 1]).
@@ -481,7 +482,7 @@ def along_paths(alphas: Tensor, found: dict[str, dict[str, dict[str, list[Estima
     found: quantity → model → path → one Estimate per α.
     """
     fig, axes = figure(
-        8.8, 2.4 * len(found) + 0.4, len(found), len(next(iter(found.values()))), sharex=True, sharey="row"
+        10.2, 2.4 * len(found) + 0.4, len(found), len(next(iter(found.values()))), sharex=True, sharey="row"
     )
     with rc_context(STYLE):
         for k, (quantity, models) in enumerate(found.items()):
@@ -520,7 +521,7 @@ def fid_by_size(sizes: list[int], lines: dict[str, list[float]], asked: int) -> 
     with rc_context(STYLE):
         for (name, values), color, marker in zip(lines.items(), (BLACK, BLUE, ORANGE, GREEN), "Dos^", strict=False):
             ax.plot(sizes[: len(values)], values, f"{marker}-", color=color, label=name)
-        ax.axvline(asked, color=RED, linestyle="--", linewidth=1.0)
+        ax.axvline(asked, color=RED, linestyle="--", linewidth=1.0, label="asked for")
         ax.set(title="FID and the number of samples", xlabel="samples", ylabel="FID, reference network")
         ax.set(xscale="log", yscale="log", xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
         ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
@@ -535,7 +536,7 @@ def floor_ratios(groups: dict[str, dict[str, tuple[Estimate, ...]]], labels: tup
     """FID over its floor, a row a model, on a logarithmic axis. groups: data → model → one ratio for each label."""
     count = sum(len(models) for models in groups.values())
     fig, axes = figure(
-        7.5, 0.42 * count + 0.5 * len(groups) + 0.4, len(groups), 1, squeeze=False, sharex=True,
+        8.4, 0.42 * count + 0.5 * len(groups) + 0.4, len(groups), 1, squeeze=False, sharex=True,
         height_ratios=[len(models) for models in groups.values()],
     )  # fmt: skip
     with rc_context(STYLE):
@@ -553,7 +554,7 @@ def floor_ratios(groups: dict[str, dict[str, tuple[Estimate, ...]]], labels: tup
             ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
             ax.xaxis.set_minor_locator(NullLocator())
         axes[-1, 0].set_xlabel("FID over the real-against-real floor of the same size")
-        axes[0, 0].legend(loc="best")
+        axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
 
