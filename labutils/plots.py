@@ -504,7 +504,7 @@ def digit_shares(real: Tensor, models: dict[str, Tensor]) -> Figure:
     fig, ax = figure(7.5, 3.0)
     with rc_context(STYLE):
         digits = np.arange(10)
-        ax.bar(digits, real, color="#cccccc", width=0.8, label="real test crops, their labels")
+        ax.bar(digits, real.numpy(), color="#cccccc", width=0.8, label="real test crops, their labels")
         shift = 0.5 / max(1, len(models) - 1)
         marks = zip(models.items(), (BLUE, ORANGE, GREEN), "os^", strict=False)
         for k, ((name, shares), color, marker) in enumerate(marks):
