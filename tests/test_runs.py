@@ -116,9 +116,11 @@ def test_a_notebook_that_ends_early_has_failed(lab, cell):
 
 @pytest.mark.skipif(os.name == "nt", reason="sends Ctrl-C as POSIX does")
 def test_ctrl_c_keeps_the_folder_and_says_how_to_go_on(lab, tmp_path):
+    """The child takes SIGINT's handler itself: what starts in a shell's background inherits that it be ignored."""
     lab.write("from pathlib import Path\nimport time\nPath(out_dir, 'begun').touch()\ntime.sleep(60)",
               parameters=PARAMETER)  # fmt: skip
-    here = "from pathlib import Path; from labutils import cli, parameters; " \
+    here = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " \
+           "from pathlib import Path; from labutils import cli, parameters; " \
            "parameters.notebooks_folder = lambda: Path('notebooks').resolve(); cli.main(['run'])"  # fmt: skip
     child = subprocess.Popen([sys.executable, "-c", here], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                              start_new_session=True)  # fmt: skip
