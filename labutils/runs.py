@@ -200,7 +200,7 @@ def _papermill(job: Job, out: Path) -> str | None:
             papermill.execute_notebook(
                 str(job.notebook), str(target), job.parameters, engine_name="labutils", progress_bar=False,
                 cwd=str(job.notebook.parent), kernel_name="python3",
-                extra_arguments=["--log-level=50"],  # its errors are ours; at Ctrl-C it logs a traceback
+                extra_arguments=["--log-level=50"],  # at Ctrl-C it would log a traceback
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         return f"cell {error.cell_index}: {error.ename}: {error.evalue}"

@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -238,22 +239,31 @@ BLOCK = 50  # codes drawn at a time: fixes both the memory and which noise is wh
 
 def weight_blocks(
     model: nn.Module,
-    x: Float[Tensor, "m c h w"],
+    images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
     codes: int,
     *,
-    rows: Integer[Tensor, " m"],
+    rows: Integer[Tensor, " n"] | None = None,
     seed: int = 0,
+    batch_size: int = 5,
     likelihood: Likelihood = bernoulli_log_likelihood,
-) -> Iterator[Float[Tensor, "m block"]]:
-    """`log_weights`, float64, of codes it draws from q(z|x) itself, BLOCK at a time until there are `codes`.
+) -> Iterator[Iterator[Float[Tensor, "batch block"]]]:
+    """For each batch of images, the float64 `log_weights` of codes drawn from q(z|x) here, BLOCK codes at a time.
 
-    rows: the images' numbers in their data set; an image's noise hangs on its number and the seed alone.
+    rows: numbers the images carry in their data set, so that an image of a subset gets the noise it has in the full
+    set. Neither `batch_size` nor the other images change an image's weights beyond rounding.
     """
-    mean, logvar = (v[:, None] for v in model.encode(x))
-    for block, done in enumerate(range(0, codes, BLOCK)):
-        noise = torch.stack([image_noise(seed, int(r), BLOCK, model.latent, block=block) for r in rows])
-        z = reparametrise(mean, logvar, noise[:, : codes - done].to(x.device))
-        yield log_weights(model, x, z, likelihood).double()
+    device = next(model.parameters()).device
+    rows = torch.arange(len(images)) if rows is None else rows
+
+    def blocks(x: Tensor, rows: Tensor) -> Iterator[Tensor]:
+        mean, logvar = (v[:, None] for v in model.encode(x))
+        for block, done in enumerate(range(0, codes, BLOCK)):
+            noise = torch.stack([image_noise(seed, int(r), BLOCK, model.latent, block=block) for r in rows])
+            z = reparametrise(mean, logvar, noise[:, : codes - done].to(device))
+            yield log_weights(model, x, z, likelihood).double()
+
+    for x, some in zip(images.split(batch_size), rows.split(batch_size), strict=True):
+        yield blocks(x.to(device, torch.float32), some)
 
 
 @torch.no_grad()
@@ -261,33 +271,25 @@ def evaluate_log_likelihood(
     model: nn.Module,
     images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
     k: int = 200,
-    *,
-    rows: Integer[Tensor, " n"] | None = None,
-    seed: int = 0,
-    batch_size: int = 5,
-    likelihood: Likelihood = bernoulli_log_likelihood,
+    **options: Any,
 ) -> LikelihoodEstimate:
     """`log_likelihood` of a whole set, for any K: it draws the codes itself and keeps none.
 
     Memory does not grow with K: of the blocks of codes only the running sums of w, w² and log w are kept, the first
-    two as logarithms. rows: numbers the images carry in their data set, so that an image of a subset gets the noise
-    it has in the full set. Neither `batch_size` nor the other images change an image's result beyond rounding.
-    Raises ValueError for a K below 1.
+    two as logarithms. options: those of `weight_blocks`. Raises ValueError for a K below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}; expected at least one code per image")
-    device = next(model.parameters()).device
-    rows = torch.arange(len(images)) if rows is None else rows
+
+    def sums(w: Tensor) -> tuple[Tensor, ...]:
+        return w.logsumexp(dim=1), (2 * w).logsumexp(dim=1), w.sum(dim=1)
+
+    def together(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return torch.logaddexp(a[0], b[0]), torch.logaddexp(a[1], b[1]), a[2] + b[2]
+
     columns: list[Tensor] = []
-    for start in range(0, len(images), batch_size):
-        x = images[start : start + batch_size].to(device, torch.float32)
-        first = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
-        second, logs = first.clone(), torch.zeros_like(first)  # log Σw, log Σw², Σ log w
-        some = rows[start : start + batch_size]
-        for w in weight_blocks(model, x, k, rows=some, seed=seed, likelihood=likelihood):
-            first = torch.logaddexp(first, torch.logsumexp(w, dim=1))
-            second = torch.logaddexp(second, torch.logsumexp(2 * w, dim=1))
-            logs += w.sum(dim=1)
+    for blocks in weight_blocks(model, images, k, **options):
+        first, second, logs = reduce(together, map(sums, blocks))  # log Σw, log Σw², Σ log w
         columns.append(torch.stack([first - math.log(k), logs / k, torch.exp(2 * first - second)]).cpu())
     log_p, bound, effective = torch.cat(columns, dim=1)
     return LikelihoodEstimate(estimates.mean(log_p), log_p, bound, effective)
@@ -298,29 +300,20 @@ def likelihood_curve(
     model: nn.Module,
     images: Integer[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
     ks: Sequence[int],
-    *,
-    rows: Integer[Tensor, " n"] | None = None,
-    seed: int = 0,
-    batch_size: int = 5,
-    likelihood: Likelihood = bernoulli_log_likelihood,
+    **options: Any,
 ) -> list[LikelihoodEstimate]:
     """`evaluate_log_likelihood` at each K of `ks`, from the codes of the largest and with all the precision in them.
 
     The codes are cut into as many disjoint groups of K as they give. Each group yields one estimate at K, and their
     mean has the same expectation with less noise: at K = 1 it is the ELBO over all codes; at the largest K there is
-    one group. The effective sample size, too, is the mean over groups. Of each code of a batch of images its
-    weight is kept, eight bytes.
-    Raises ValueError for a K below 1.
+    one group. The effective sample size, too, is the mean over groups. Of each code of a batch of images the weight
+    is kept, eight bytes. options: those of `weight_blocks`. Raises ValueError for a K below 1.
     """
     if not ks or min(ks) < 1:
         raise ValueError(f"k is {min(ks, default=0)}; expected at least one code per image")
-    device = next(model.parameters()).device
-    rows = torch.arange(len(images)) if rows is None else rows
     found: dict[int, list[Tensor]] = {k: [] for k in ks}  # by batch, (3, batch): log p, ELBO, effective
-    for start in range(0, len(images), batch_size):
-        x = images[start : start + batch_size].to(device, torch.float32)
-        some = rows[start : start + batch_size]
-        w = torch.cat(list(weight_blocks(model, x, max(ks), rows=some, seed=seed, likelihood=likelihood)), dim=1)
+    for blocks in weight_blocks(model, images, max(ks), **options):
+        w = torch.cat(list(blocks), dim=1)
         for k in found:
             groups = w[:, : max(ks) // k * k].unflatten(1, (-1, k))
             first, second = torch.logsumexp(groups, dim=2), torch.logsumexp(2 * groups, dim=2)
