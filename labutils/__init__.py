@@ -1,10 +1,9 @@
 """Helper package of the deep generative lab: one idea a module, imports point downward only.
 
-front      cli, runs, report, score, doctor, remake, address  the command `labutils`
-teaching   keynumbers, checks, plots                 judged numbers; oracles; every figure
+commands/  cli, run, report, publish, score, remake, doctor, address: the command `labutils`; nothing imports from it
+teaching   keynumbers, parameters, checks, plots     judged numbers; typed parameters; oracles; every figure
 methods    divergences, vae, gan, fid, latent        the lab's mathematics, one function per formula
-ground     distributions, networks, features, data, street_digits, distortions, reference, training, estimates,
-           parameters
+ground     distributions, networks, features, data, street_digits, distortions, reference, training, estimates
 """
 
 from importlib.metadata import PackageNotFoundError, version

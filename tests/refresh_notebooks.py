@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from labutils.runs import code_hash
+from labutils.commands.run import code_hash
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

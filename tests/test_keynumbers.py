@@ -11,7 +11,8 @@ import sys
 import pytest
 import torch
 
-from labutils import keynumbers, parameters, report
+from labutils import keynumbers, parameters
+from labutils.commands import report
 from labutils.estimates import Estimate
 from labutils.keynumbers import Erratum
 from labutils.parameters import ParameterError

@@ -17,8 +17,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from labutils import address, keynumbers, parameters
-from labutils.runs import code_hash
+from labutils import keynumbers, parameters
+from labutils.commands import address
+from labutils.commands.run import code_hash
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -19,7 +19,7 @@ import yaml
 from conftest import ROOT
 
 from labutils import keynumbers
-from labutils.publish import BEGIN, END
+from labutils.commands.publish import BEGIN, END
 
 # What no run prints: the phrase as it stands in the prose, and where its number comes from.
 WGAN_GP = "year of arXiv 1704.00028"

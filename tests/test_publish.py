@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
-from labutils import cli, keynumbers, publish
-from labutils.publish import BEGIN, END, PublishError
+from labutils import keynumbers
+from labutils.commands import cli, publish
+from labutils.commands.publish import BEGIN, END, PublishError
 
 README = f"# A lab\n\n{BEGIN}\nNothing yet.\n\n{END}\n\nThe rest.\n"
 

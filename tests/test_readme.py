@@ -13,7 +13,8 @@ import yaml
 from click.testing import CliRunner
 from conftest import ROOT
 
-from labutils import cli, data, keynumbers, parameters, publish, remake, runs
+from labutils import data, keynumbers, parameters
+from labutils.commands import cli, publish, remake, run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["-p", "epochs=1", "-p", "train_images=200", "-p", "eval_images=100", "-p", "likelihood_images=20",
@@ -176,7 +177,7 @@ def test_runs_are_planned_as_written(line, chosen, expected, tmp_path, monkeypat
         jobs.append(job)
         shutil.copy(job.notebook, out)
 
-    monkeypatch.setattr(runs, "_papermill", execute)
+    monkeypatch.setattr(run, "_papermill", execute)
     assert "finished in" in labutils(line)
     assert [job.number for job in jobs] == chosen
     out = tmp_path / expected.pop("out_dir", "runs/cpu")
@@ -212,7 +213,7 @@ def test_doctor():
     """Also that the entry point is the one of `.venv/bin/labutils`."""
     done = CliRunner().invoke(cli.main, ["doctor"])
     assert done.exit_code in (0, 1) and "binarized-mnist" in done.output
-    assert 'labutils = "labutils.cli:main"' in (ROOT / "pyproject.toml").read_text()
+    assert 'labutils = "labutils.commands.cli:main"' in (ROOT / "pyproject.toml").read_text()
     assert "Usage" in labutils("labutils", "--help")
 
 

@@ -10,7 +10,8 @@ import scipy.io
 import torch
 from click.testing import CliRunner
 
-from labutils import cli, data, features, networks, reference, remake, vae
+from labutils import data, features, networks, reference, vae
+from labutils.commands import cli, remake
 from labutils.reference import ReferenceModelError
 from labutils.training import History
 

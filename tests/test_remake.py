@@ -9,7 +9,8 @@ import pytest
 import scipy.io
 import torch
 
-from labutils import networks, reference, remake, training, vae
+from labutils import networks, reference, training, vae
+from labutils.commands import remake
 
 
 @pytest.fixture

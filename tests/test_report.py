@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from labutils import cli, keynumbers, parameters, report
+from labutils import keynumbers, parameters
+from labutils.commands import cli, report
 from labutils.keynumbers import Erratum
 
 BANDS = {

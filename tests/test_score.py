@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.io import savemat
 
-from labutils import cli, features, fid, latent, networks, score, vae
+from labutils import features, fid, latent, networks, vae
+from labutils.commands import cli, score
 from labutils.training import generator
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import data, features, fid, gan, keynumbers, latent, networks, reference, vae
-from .training import History, pick_device, save_checkpoint, write_whole
+from .. import data, features, fid, gan, keynumbers, latent, networks, reference, vae
+from ..training import History, pick_device, save_checkpoint, write_whole
 
 VAE_MNIST_EPOCHS = {"baseline": 20, "tuned": 20, "long": 50}
 GAN, GAN_STEPS = gan.Recipe(learning_rate=3e-4, critic_rate=5e-4, shift=2, bfloat16=True), 12_000

@@ -9,7 +9,7 @@ import shutil
 
 import torch
 
-from . import __version__, data, keynumbers, parameters
+from .. import __version__, data, keynumbers, parameters
 
 
 def lines() -> list[tuple[bool, str, str]]:

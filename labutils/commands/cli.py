@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .parameters import PROFILES, ParameterError
+from ..parameters import PROFILES, ParameterError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +29,8 @@ def run(problems: tuple[int, ...], profile: str, out: Path | None, pairs: tuple[
 
     Called again with the same parameters and code, it skips what is finished and resumes what was cut.
     """
-    from . import report, runs
+    from . import report
+    from . import run as runs
 
     out = out or Path("runs") / profile
     try:
@@ -75,7 +76,7 @@ def doctor() -> None:
               help="File of the comparison of several runs.  [default: comparison.html]")  # fmt: skip
 def report(folders: tuple[Path, ...], out: Path | None) -> None:
     """Write DIR/report.html again from the run in DIR; of several runs, one page that compares them side by side."""
-    from . import keynumbers
+    from .. import keynumbers
     from . import report as reports
 
     for folder in folders:
@@ -107,7 +108,7 @@ def remake(names: tuple[str, ...], out: Path, data_dir: str, device: str) -> Non
 
     Resumes where it was cut.
     """
-    from . import data as datasets
+    from .. import data as datasets
     from . import remake as remakes
 
     try:
@@ -130,7 +131,8 @@ def sample(model: str, count: int, seed: int, out: Path) -> None:
 
     MODEL: gan; vae, with calibrated variance; or vae_unit, trained with N(x; g(z), I).
     """
-    from . import latent, reference, score
+    from .. import latent, reference
+    from . import score
 
     try:
         score.must_be_empty(out)  # before the work
@@ -209,7 +211,7 @@ def data() -> None:
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def build(source: Path | None, out: Path, force: bool) -> None:
     """Remake the embedded binarized-mnist from MNIST's grey levels, bit for bit."""
-    from . import data as datasets
+    from .. import data as datasets
 
     if out.exists() and not force:
         raise click.UsageError(f"{out} exists; give another --out, or --force to replace it")

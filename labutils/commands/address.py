@@ -7,8 +7,8 @@ from pathlib import Path
 
 import nbformat
 
-from . import parameters
-from .runs import code_hash
+from .. import parameters
+from .run import code_hash
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 

@@ -17,9 +17,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from . import data, features, fid
-from .estimates import Estimate
-from .training import write_whole
+from .. import data, features, fid
+from ..estimates import Estimate
+from ..training import write_whole
 
 IMAGES = (".png", ".jpg", ".jpeg")
 

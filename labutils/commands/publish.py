@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import keynumbers, parameters, runs
-from .estimates import Estimate
+from .. import keynumbers, parameters
+from ..estimates import Estimate
 from .report import problem_of
+from .run import STATE
 
 FULL_RUN = Path("labutils", "assets", "full_run.json")
 BEGIN, END = "<!-- results: written by labutils publish -->\n", "<!-- end of results -->"
@@ -56,7 +57,7 @@ def read(folder: Path) -> Finished:
     """A finished run. PublishError naming what is missing, damaged or unfinished in the folder."""
     again = f"`labutils run --out {folder}` makes or finishes a run"
     content = []
-    for name in (runs.STATE, keynumbers.LEDGER, "figures/captions.json"):
+    for name in (STATE, keynumbers.LEDGER, "figures/captions.json"):
         try:
             content.append(json.loads((folder / name).read_text(encoding="utf-8")))
         except FileNotFoundError:

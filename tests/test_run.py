@@ -12,7 +12,8 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from labutils import cli, parameters, runs
+from labutils import parameters
+from labutils.commands import cli, run
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ PARAMETER = "epochs: int = 8  # passes over the training set [1 to 500]\n"
 )
 def test_bad_arguments_are_one_clear_error_before_any_kernel(lab, tmp_path, monkeypatch, arguments, message):
     lab.write(SIMPLE, parameters=PARAMETER)
-    monkeypatch.setattr(runs, "_papermill", lambda *_: pytest.fail("a kernel was started"))
+    monkeypatch.setattr(run, "_papermill", lambda *_: pytest.fail("a kernel was started"))
     (tmp_path / "file.txt").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -120,7 +121,7 @@ def test_ctrl_c_keeps_the_folder_and_says_how_to_go_on(lab, tmp_path):
     lab.write("from pathlib import Path\nimport time\nPath(out_dir, 'begun').touch()\ntime.sleep(60)",
               parameters=PARAMETER)  # fmt: skip
     here = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " \
-           "from pathlib import Path; from labutils import cli, parameters; " \
+           "from pathlib import Path; from labutils import parameters; from labutils.commands import cli; " \
            "parameters.notebooks_folder = lambda: Path('notebooks').resolve(); cli.main(['run'])"  # fmt: skip
     child = subprocess.Popen([sys.executable, "-c", here], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                              start_new_session=True)  # fmt: skip

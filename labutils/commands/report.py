@@ -13,9 +13,10 @@ from typing import Any
 
 import jinja2
 
-from . import keynumbers, parameters, runs
-from .keynumbers import KeyNumber
-from .training import write_whole
+from .. import keynumbers, parameters
+from ..keynumbers import KeyNumber
+from ..training import write_whole
+from .run import STATE
 
 COMPARISON = "labutils report, comparison"  # the generator a comparison page names, by which it is recognised
 
@@ -61,13 +62,13 @@ def read(out: Path) -> tuple[dict[str, Any], list[KeyNumber]]:
 
 
 def _template(name: str) -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).with_name("assets"))
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def _problems(out: Path, ledger: dict[str, Any], table: keynumbers.Table) -> list[Problem]:
     """All that is known of each notebook, in order of the problems."""
-    state = json.loads((out / runs.STATE).read_text(encoding="utf-8")) if (out / runs.STATE).exists() else {}
+    state = json.loads((out / STATE).read_text(encoding="utf-8")) if (out / STATE).exists() else {}
     states = {problem_of(name): entry["state"] for name, entry in state.get("notebooks", {}).items()}
     figures, errata = _figures(out / "figures"), ledger.get("errata", [])
     names = {*states, *figures, *(n.notebook for n in table.numbers), *(e["notebook"] for e in errata)}

@@ -18,8 +18,8 @@ from typing import Any
 
 import nbformat
 
-from . import keynumbers, parameters, training
-from .parameters import ParameterError
+from .. import keynumbers, parameters, training
+from ..parameters import ParameterError
 
 STATE = "run.json"
 
@@ -90,7 +90,7 @@ def code_hash(notebook: nbformat.NotebookNode) -> str:
 def fingerprint(notebook: Path) -> str:
     """SHA-256 of what determines a run's results: the notebook's code cells and the package's modules."""
     digest = hashlib.sha256(code_hash(nbformat.read(notebook, as_version=4)).encode())
-    for module in sorted(Path(__file__).parent.glob("*.py")):
+    for module in sorted(Path(parameters.__file__).parent.glob("*.py")):
         digest.update(module.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
