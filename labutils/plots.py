@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .estimates import Estimate
 from .fid import Scores
-from .training import History, write_whole
+from .training import History, locked, write_whole
 
 # Okabe and Ito's palette, told apart with every common form of colour blindness.
 BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
@@ -46,8 +46,9 @@ def show(fig: Figure, folder: Path, name: str, caption: str) -> None:
         fig.savefig(folder / f"{name}.png", dpi=DPI)
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None})
     captions = folder / "captions.json"
-    known = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else {}
-    write_whole(captions, json.dumps(known | {name: caption}, indent=1, ensure_ascii=False) + "\n")
+    with locked(captions):  # another notebook of the run may add its own
+        known = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else {}
+        write_whole(captions, json.dumps(known | {name: caption}, indent=1, ensure_ascii=False) + "\n")
     from IPython.display import Image, Markdown, display
 
     png = (folder / f"{name}.png").read_bytes()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
@@ -178,6 +180,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout: float = 60.0) -> Iterator[None]:
+    """Hold the lock of a file that several processes read, change and write back: `.NAME.lock`, beside it.
+
+    It ends with the process that holds it. Raises filelock.Timeout after `timeout` seconds.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(FileLock(path.with_name(f".{path.name}.lock")).acquire(timeout))
+        except NotImplementedError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):  # a file system without locks
+                raise
+        yield
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

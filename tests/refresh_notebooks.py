@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from labutils.commands.run import code_hash
+from labutils.commands.run import code_hash, this_python
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -25,8 +25,9 @@ def refresh(path: Path) -> None:
     started = time.monotonic()
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-    ).execute()
+        notebook, timeout=None, kernel_name="python3", kernel_manager_class=this_python(),
+        resources={"metadata": {"path": path.parent}},
+    ).execute()  # fmt: skip
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = {
