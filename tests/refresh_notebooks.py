@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from labutils import parameters
 from labutils.commands.run import code_hash, this_python
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -41,5 +42,5 @@ def refresh(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or sorted(NOTEBOOKS.glob("problem*.ipynb")):
+    for name in sys.argv[1:] or parameters.notebooks(NOTEBOOKS).values():
         refresh(Path(name))

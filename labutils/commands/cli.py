@@ -148,6 +148,7 @@ def remake(names: tuple[str, ...], out: Path, data_dir: str, device: str) -> Non
     from .. import data as datasets
     from . import remake as remakes
 
+    out.mkdir(parents=True, exist_ok=True)  # before the work
     try:
         for name in dict.fromkeys(names or REMADE):
             needs = {"data_dir": data_dir} if name.startswith("svhn") else {}
