@@ -214,7 +214,7 @@ def _replaceable(figures: Path, pictures: Mapping[Path, bytes]) -> set[Path]:
         entries = json.loads(file.read_text(encoding="utf-8"))["figures"] if file.exists() else []
         published = {figures / entry["file"]: entry["sha256"] for entry in entries}
     except (ValueError, KeyError, TypeError) as error:
-        raise PublishError(f"{file} is damaged ({type(error).__name__}: {error}); restore it first") from None
+        raise PublishError(f"{file} is damaged ({error}); restore it first") from None
     for path in {*published, *pictures}:
         content = path.read_bytes() if path.exists() else None
         if content not in (None, pictures.get(path)) and hashlib.sha256(content).hexdigest() != published.get(path):

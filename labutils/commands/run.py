@@ -220,7 +220,7 @@ def read_state(out: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{out / STATE} is damaged ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{out / STATE} is damaged ({error})") from error
     return state
 
 
