@@ -24,10 +24,9 @@ from ..training import write_whole
 
 IMAGES = (".png", ".jpg", ".jpeg")
 FLOOR = "train"  # the shipped real crops that a floor is drawn from
-LEGEND = (
-    "±: standard deviation of a score over repeated draws of both sets at these sizes; of a floor, for one set of real\n"
-    "crops. Not in it: the bias of small sets, another training of a model. kid: of features standardised by those of B."
-)
+LEGEND = """\
+±: standard deviation of a score over repeated draws of both sets at these sizes; of a floor, for one draw of it.
+Not in it: the bias of small sets, another training of a model. kid: of features standardised by those of B."""
 
 
 class StatisticsError(ValueError):
