@@ -78,19 +78,6 @@ def test_the_data_folder_is_chosen_in_order(monkeypatch, tmp_path):
     assert data.data_folder().name == "labutils"
 
 
-@pytest.fixture
-def no_home(monkeypatch):
-    """An account as containers have them: a number without a name and without a folder."""
-    pwd = pytest.importorskip("pwd")
-
-    def nobody(_):
-        raise KeyError("uid not found")
-
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
-    for name in ("HOME", "XDG_CACHE_HOME", "LABUTILS_DATA"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_without_a_home_folder_the_data_folder_must_be_named(no_home, tmp_path, monkeypatch):
     for chosen in ("", "~/mine", "~nobody-of-this-name/mine"):
         with pytest.raises(
