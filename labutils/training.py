@@ -8,12 +8,14 @@ exact by construction, and leaves the caller's global random state alone.
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import errno
 import math
 import os
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 
@@ -65,6 +67,26 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def compiled(module: nn.Module, *example: Tensor) -> Callable[..., Tensor]:
+    """`module` through `torch.compile`, tried once on `example`; where that fails, the module itself, with a warning.
+
+    It fails at its first call: on a GPU without Triton, on any device without a C compiler. Weights, running
+    statistics and the caller's random state stay as they were.
+    """
+    before = copy.deepcopy(module.state_dict())
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            fast = torch.compile(module)
+            fast(*example)
+        return fast
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"torch.compile does not work here, training goes on without it ({reason})", stacklevel=2)
+        return module
+    finally:
+        module.load_state_dict(before)
 
 
 def keep_freed_memory() -> None:
