@@ -33,6 +33,6 @@ def test_a_condition_passes_or_stops(capsys):
     checks.holds("all", (torch.tensor([1.0, 2.0]) > 0).all(), "not positive")
     assert capsys.readouterr().out == "PASS order\nPASS all\n"
     for bad in (False, torch.tensor(math.nan) > 0, torch.tensor([0.0, 1.0]).all()):
-        with pytest.raises(AssertionError, match="^order: not a maximum$"):
+        with pytest.raises(AssertionError, match=r"^order: not a maximum$"):
             checks.holds("order", bad, "not a maximum")
     assert capsys.readouterr().out == ""
