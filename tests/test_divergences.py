@@ -308,6 +308,31 @@ def test_learn_phi_stuck_under_jsd_and_arriving_under_wasserstein():
     assert (arriving.phi[:5].diff() < 0).all()
 
 
+def test_a_network_that_died_or_diverged_is_named():
+    p, q = lines(0.5, 0.5)
+    x = distribution4()
+
+    def one_dead(z):
+        return z[..., 0] * torch.tensor([-1.0, 0.0])[:, None]
+
+    with pytest.warns(UserWarning, match=r"critic 2 of 2 has gap 0 and penalty 1e\+04 .*another seed") as told:
+        found = dv.estimate_wasserstein(one_dead, p, q, lam=1e4, n=1000)
+    assert found[1].corrected.value == -20_000 and len(told) == 1
+    with pytest.warns(UserWarning, match="critic 1 of 1"):
+        dv.estimate_wasserstein(linear(40.0), *x, n=1000)
+    with pytest.warns(UserWarning, match=r"discriminator 1 of 1 gives -6\d\d\.\d nats"):
+        dv.estimate_jsd(linear(-1000.0), *x, n=1000)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("slope", [1.0, -1.0, 1.4, -1.4])
+def test_a_critic_short_of_its_optimum_is_no_failure(slope):
+    for p, q in (lines(0.0, 0.3), distribution4()):
+        dv.estimate_wasserstein(linear(slope), p, q, n=2000)
+        dv.estimate_jsd(linear(0.1 * slope), p, q, n=2000)
+    dv.estimate_wasserstein(linear(-3.0), *lines(4.0), lam=1.0, n=2000)  # steep, and the optimum
+
+
 def test_same_seed_same_result_and_the_global_state_is_left_alone():
     before = torch.random.get_rng_state()
     phi = torch.tensor([0.5, 1.0])
