@@ -137,7 +137,9 @@ class PenaltyOptimum(NamedTuple):
 def line_penalty_optimum(phi: Float[Tensor, "*shape"], lam: float = 10.0) -> PenaltyOptimum:
     """Optimum of the penalised objective between p and q_φ among critics of the first coordinate; float64.
 
-    A critic that bends with the second coordinate too does a little better (see `estimate_wasserstein`). Let d = |φ|. The interpolates' first coordinate is uniform between 0 and φ, with density 1/d, and the gap of
+    A critic that bends with the second coordinate too does a little better (see `estimate_wasserstein`).
+
+    Let d = |φ|. The interpolates' first coordinate is uniform between 0 and φ, with density 1/d, and the gap of
     T is the integral of its slope s from one line to the other. So the objective is the mean over
     interpolates of  d s − λ (s − 1)², greatest where d = 2λ(s − 1):
 
