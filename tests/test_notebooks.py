@@ -163,7 +163,9 @@ def test_what_teaches_is_not_folded(path):
     taught = {"answer", "parameters", "nbval-check-output"}
     for cell in code_cells(path):
         assert not (is_folded(cell) and taught & set(cell.metadata.get("tags", []))), cell.source[:80]
-        assert not (is_folded(cell) and re.search(r"\btrain_\w+\(|\.train\(", cell.source)), "an experiment in a folded cell"
+        assert not (is_folded(cell) and re.search(r"\btrain_\w+\(|\.train\(", cell.source)), (
+            "an experiment in a folded cell"
+        )
 
 
 @notebooks
