@@ -40,7 +40,7 @@ def read():
         "p1.wasserstein.max_abs_error": lambda m: mistakes.read_w1(m, optimal_critics, 0, n=200_000),
         "p1.density.l1": lambda m: mistakes.read_density(m, logit),
         "p1.density.mass": lambda m: mistakes.read_density(m, logit),
-        "p1.jsd.f1_f0": lambda m: mistakes.read_f1_f0_jsd(m, at_the_optimum, 0, n=1_000_000),
+        "p1.jsd.f1_f0": lambda m: mistakes.read_f1_f0_jsd(m, at_the_optimum, 0, n=200_000),
         "p1.wasserstein.f1_f0": lambda m: mistakes.read_f1_f0_w1(m, table, 0, n=1_000_000),
     }
 
