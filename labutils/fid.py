@@ -267,7 +267,7 @@ def frechet_with_error(x: Features, y: Features, groups: int = 20, seed: int = 0
     x, y = _pair(x, y)
     p, q = Moments.of(x), Moments.of(y)
     groups = _groups(groups, p.count, q.count)
-    deals = [_deal(len(rows), groups, seed) for rows in (x, y)]
+    deals = [_deal(len(x), groups, seed, "sample"), _deal(len(y), groups, seed, "real")]
 
     def without(*left_out: int) -> float:
         rest = [p, q]
@@ -289,9 +289,12 @@ def _groups(asked: int, *sizes: int) -> int:
     return groups
 
 
-def _deal(n: int, groups: int, seed: int) -> list[np.ndarray]:
-    """Row numbers of random groups of nearly equal size: files are often sorted by class."""
-    order = torch.randperm(n, generator=generator(seed, "groups")).numpy()
+def _deal(n: int, groups: int, seed: int, of: str, *path: int) -> list[np.ndarray]:
+    """Row numbers of random groups of nearly equal size: files are often sorted by class.
+
+    of: which set they are of. Groups of two sets in the same order, dealt alike, would lack the same classes.
+    """
+    order = torch.randperm(n, generator=generator(seed, "groups", of, *path)).numpy()
     return np.array_split(order, groups)
 
 
@@ -328,7 +331,7 @@ def manifold_scores(real: Features, fake: Features, k: int = 5, halvings: int = 
     ValueError for halves with no k neighbours.
     """
     real, fake = _pair(real, fake)
-    return _manifold_scores(_balls(real, k, halvings, seed), _balls(fake, k, halvings, seed), k)
+    return _manifold_scores(_balls(real, k, "real", halvings, seed), _balls(fake, k, "sample", halvings, seed), k)
 
 
 def _manifold_scores(real: _Balls, fake: _Balls, k: int) -> ManifoldScores:
@@ -384,7 +387,7 @@ def _square_distances(x: Matrix, y: Matrix) -> Iterator[tuple[slice, Matrix]]:
         yield rows, squares
 
 
-def _balls(x: Matrix, k: int, halvings: int = 0, seed: int = 0) -> _Balls:
+def _balls(x: Matrix, k: int, of: str, halvings: int, seed: int) -> _Balls:
     """Squared distance of each row to its k-th neighbour, and a hair: a vector on the boundary is inside."""
     n = len(x)
     if k < 1:
@@ -394,11 +397,11 @@ def _balls(x: Matrix, k: int, halvings: int = 0, seed: int = 0) -> _Balls:
     _at_least(k + 1, n, f"a ball around {k} neighbours")
     half = np.zeros((halvings, n), bool)
     for r in range(halvings):
-        half[r, torch.randperm(n, generator=generator(seed, "half", r))[: n // 2].numpy()] = True
+        half[r, _deal(n, 2, seed, of, r)[0]] = True
     radii = np.empty((1 + halvings, n))
     few = min(n, 6 * (k + 1))  # of so many neighbours nearly always k are of the same half
     for rows, squares in _square_distances(x, x):
-        near = np.argpartition(squares, few - 1, axis=1)[:, :few].copy()  # a view would keep all of it
+        near = np.argpartition(squares, few - 1, axis=1)[:, :few]
         distances = np.take_along_axis(squares, near, axis=1)
         order = distances.argsort(axis=1)
         near, distances = (np.take_along_axis(a, order, axis=1) for a in (near, distances))
@@ -427,7 +430,8 @@ def kid(fake: Features, real: Features, groups: int = 20, seed: int = 0) -> Esti
     fake, real = _pair(fake, real)
     groups = _groups(groups, len(fake), len(real))
     centre, scale = _standard(real)
-    return _kid(*(_Dealt.of((rows - centre) / scale, groups, seed) for rows in (fake, real)))
+    x, y = (fake - centre) / scale, (real - centre) / scale
+    return _kid(_Dealt.of(x, groups, seed, "sample"), _Dealt.of(y, groups, seed, "real"))
 
 
 def _standard(real: Matrix) -> tuple[Vector, Vector]:
@@ -445,8 +449,8 @@ class _Dealt(NamedTuple):
     within: Matrix
 
     @staticmethod
-    def of(rows: Matrix, groups: int, seed: int) -> _Dealt:
-        deal = _deal(len(rows), groups, seed)
+    def of(rows: Matrix, groups: int, seed: int, of: str) -> _Dealt:
+        deal = _deal(len(rows), groups, seed, of)
         rows, starts = rows[np.concatenate(deal)], np.cumsum([0, *map(len, deal[:-1])])
         alone = np.add.reduceat(((rows**2).sum(axis=1) / rows.shape[1] + 1) ** 3, starts)
         return _Dealt(rows, starts, _kernel_sums(rows, starts, rows, starts) - np.diag(alone))
@@ -512,11 +516,11 @@ class RealSet:
 
     def __init__(self, features: Features, k: int = 5, groups: int = 20, seed: int = 0):
         self.rows, self.k, self.seed = _rows(features, "real set"), k, seed
-        self.groups = _groups(min(groups, len(self.rows)), len(self.rows))
+        self.groups = _groups(groups, len(self.rows))
         self.centre, self.scale = _standard(self.rows)
         self.moments = Moments.of(self.rows)
-        self.balls = _balls(self.rows, k, self.groups, seed)
-        self.standardised = _Dealt.of((self.rows - self.centre) / self.scale, self.groups, seed)
+        self.balls = _balls(self.rows, k, "real", self.groups, seed)
+        self.standardised = _Dealt.of((self.rows - self.centre) / self.scale, self.groups, seed, "real")
 
 
 def scores(sample: Features, test: Features | RealSet, *, errors: bool = True) -> Scores:
@@ -526,15 +530,15 @@ def scores(sample: Features, test: Features | RealSet, *, errors: bool = True) -
     """
     real = test if isinstance(test, RealSet) else RealSet(test)
     sample, _ = _pair(sample, real.rows)
-    if len(sample) < real.groups:  # both sets are dealt into as many groups
-        real = RealSet(real.rows, real.k, len(sample), real.seed)
+    if (groups := _groups(real.groups, len(sample))) < real.groups:  # both sets are dealt into as many
+        real = RealSet(real.rows, real.k, groups, real.seed)
     if errors:
         fid = frechet_with_error(sample, real.rows, real.groups, real.seed)
     else:
         fid = Estimate(_moments_distance(Moments.of(sample), real.moments), math.nan, len(sample))
-    standardised = _Dealt.of((sample - real.centre) / real.scale, real.groups, real.seed)
+    standardised = _Dealt.of((sample - real.centre) / real.scale, real.groups, real.seed, "sample")
     kernel = _kid(standardised, real.standardised, errors)
-    balls, real_balls = _balls(sample, real.k, real.groups * errors, real.seed), real.balls
+    balls, real_balls = _balls(sample, real.k, "sample", real.groups * errors, real.seed), real.balls
     if not errors:
         real_balls = real_balls._replace(half=balls.half, squares=real_balls.squares[:1])
     manifold = _manifold_scores(real_balls, balls, real.k)

@@ -83,7 +83,7 @@ def spherical(
     weights = [torch.sin(part * angle) / torch.sin(angle).clamp(min=1e-7) for part in (a, 1 - a)]
     around = weights[0] * u[:, None] + weights[1] * v[:, None]
     direction = torch.where(angle < 1e-3, straight(u, v, alphas), around)
-    return direction * straight(*lengths, alphas)
+    return direction / direction.norm(dim=2, keepdim=True) * straight(*lengths, alphas)
 
 
 @torch.no_grad()

@@ -114,9 +114,9 @@ def write_images(images: UInt8[Tensor, "n 3 32 32"], folder: Path) -> None:
     A new folder appears whole, by one renaming. One that is there and empty is filled: the current folder, a mount, or
     what a link leads to cannot be replaced. OSError saying why it cannot be written; nothing is left behind then.
     """
+    must_be_empty(folder)
+    there = folder.exists()
     try:
-        must_be_empty(folder)
-        there = folder.exists()
         if not there:
             folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder if there else folder.parent, prefix=".images-") as parent:
@@ -128,10 +128,10 @@ def write_images(images: UInt8[Tensor, "n 3 32 32"], folder: Path) -> None:
                 _move_all(made, folder)
             else:
                 made.rename(folder)
-    except FileExistsError:
-        raise
     except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror or error}); choose another folder") from error
+        parent = "" if folder.parent.is_dir() else f", {folder.parent} is no folder"
+        reason = f"{error.strerror or error}{parent}"
+        raise OSError(f"{folder} cannot be written ({reason}); choose another folder") from error
 
 
 def _move_all(source: Path, target: Path) -> None:
