@@ -6,13 +6,18 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OUT ?= runs/cpu
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+quoted = '$(subst ','\'',$(1))'
+
+ifneq ($(words $(VENV)),1)
+$(error VENV is "$(VENV)"; make knows no blanks in the name of what it makes: choose a folder without)
+endif
 
 .PHONY: lab test jupyter notebooks format setup
 
 lab: $(VENV)/.lab
-	$(VENV)/bin/labutils run --profile cpu --out $(OUT) $(if $(FORCE),--force)
+	$(VENV)/bin/labutils run --profile cpu --out $(call quoted,$(OUT)) $(if $(FORCE),--force)
 
 test: $(VENV)/.test
 	$(VENV)/bin/ruff check .
@@ -20,7 +25,7 @@ test: $(VENV)/.test
 	@echo "The notebooks, every cell, against their stored outputs (minutes: they train)"
 	$(VENV)/bin/python -m pytest --nbval-lax -x -v --durations=5 notebooks
 	@echo "The whole lab through papermill, smoke profile"
-	$(VENV)/bin/labutils run --profile smoke --out $$(mktemp -d)/smoke
+	$(VENV)/bin/labutils run --profile smoke --out "$$(mktemp -d)/smoke"
 
 jupyter: $(VENV)/.jupyter
 	$(VENV)/bin/jupyter lab notebooks
@@ -35,17 +40,33 @@ format: $(VENV)/.test
 
 setup: $(VENV)/.lab
 
-$(VENV)/bin/python:
-	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found. Install Python 3.10 or newer, or: make PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$$($(PYTHON) --version) is too old; the lab needs 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "This Python has no venv module. On Debian or Ubuntu: sudo apt install python3-venv. Elsewhere install Python from python.org, or use conda (see README.md)."; exit 1; }
-	@echo "Making a virtual environment in $(VENV)"
-	$(PYTHON) -m venv $(VENV)
+# Which Python the environment has and where it lies, now and when it was set up. They differ after a Python was
+# upgraded, renamed or removed, and after the clone was moved or copied: nothing in the environment then works.
+NOW := $(shell $(VENV)/bin/python -I -c 'import pip, sys; print(*sys.version_info[:2], sys.prefix)' 2>/dev/null)
+THEN := $(shell cat $(VENV)/.python 2>/dev/null)
+ifneq ($(or $(NOW),nothing),$(THEN))
+.PHONY: $(VENV)/.python
+endif
 
-# A stamp per set of extras: installing again happens only when pyproject.toml has changed.
-$(VENV)/.lab: pyproject.toml | $(VENV)/bin/python
+# Only what carries our prompt is made anew; an environment of someone's own is used while it works.
+$(VENV)/.python:
+ifneq ($(and $(NOW),$(if $(THEN),,unknown)),)
+	@echo "Using the environment that is in $(VENV)"
+else
+	@command -v $(call quoted,$(PYTHON)) >/dev/null || { echo "No $(PYTHON) found. Install Python 3.10 or newer, or: make PYTHON=/path/to/python3"; exit 1; }
+	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$$($(call quoted,$(PYTHON)) --version) is too old; the lab needs 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
+	@$(call quoted,$(PYTHON)) -c 'import venv, ensurepip' 2>/dev/null || { echo "This Python has no venv module. On Debian or Ubuntu: sudo apt install python3-venv. Elsewhere install Python from python.org, or use conda (see README.md)."; exit 1; }
+	@test ! -e $(VENV) || grep -qs '^prompt.*labutils' $(VENV)/pyvenv.cfg || { echo "$(VENV) is there, does not work, and was not made by make: move it away, or choose another folder with VENV=FOLDER"; exit 1; }
+	@test ! -e $(VENV) || echo "$(VENV) no longer works here (its Python, or its folder, is another than at its making); making it anew"
+	@echo "Making a virtual environment in $(VENV)"
+	$(call quoted,$(PYTHON)) -m venv --clear --prompt labutils $(VENV)
+endif
+	@$(VENV)/bin/python -I -c 'import sys; print(*sys.version_info[:2], sys.prefix)' >$@
+
+# A stamp per set of extras: installing again happens only when pyproject.toml, or the environment, has changed.
+$(VENV)/.lab: pyproject.toml $(VENV)/.python
 	@echo "Installing the lab; the first time this fetches torch, which takes minutes"
-	$(if $(TORCH_INDEX),$(PIP) install torch torchvision --index-url $(TORCH_INDEX))
+	$(if $(TORCH_INDEX),$(PIP) install torch torchvision --index-url $(call quoted,$(TORCH_INDEX)))
 	$(PIP) install -e .
 	@touch $@
 

@@ -24,8 +24,16 @@ class ReferenceModelError(RuntimeError):
 
 
 def manifest(folder: Path = ASSETS) -> dict[str, Any]:
+    """What is said of each file, by name; empty without a manifest. ReferenceModelError when it is damaged."""
     file = folder / "manifest.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return _read_json(file) if file.exists() else {}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReferenceModelError(f"{file} is damaged ({error}); reinstall the package") from error
 
 
 def load(name: str, module: nn.Module, folder: Path = ASSETS) -> dict[str, Any]:
@@ -43,7 +51,9 @@ def load_tensors(name: str, folder: Path = ASSETS) -> dict[str, Tensor]:
         raise ReferenceModelError(f"there is no reference model {name!r} in {folder}; reinstall the package")
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != about["sha256"]:
-        raise ReferenceModelError(f"{file} is damaged: sha256 {found[:12]}…, expected {about['sha256'][:12]}…")
+        raise ReferenceModelError(
+            f"{file} is damaged: sha256 {found[:12]}…, expected {about['sha256'][:12]}…; reinstall the package"
+        )
     return load_file(file)
 
 
@@ -59,8 +69,8 @@ def save(name: str, what: nn.Module | Mapping[str, Tensor], about: Mapping[str, 
 
 
 def table(name: str, folder: Path = ASSETS) -> list[dict[str, Any]]:
-    """The rows of a shipped table, `name.json`; ReferenceModelError when it is missing."""
+    """The rows of a shipped table, `name.json`; ReferenceModelError when it is missing or damaged."""
     file = folder / f"{name}.json"
     if not file.exists():
         raise ReferenceModelError(f"there is no table {name!r} in {folder}; reinstall the package")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return _read_json(file)

@@ -191,6 +191,15 @@ def test_one_command_writes_address_and_badge(tmp_path):
         address.write("github.com/one", tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "<html>", "{}", "[]", '{"cells": [], "nbformat": 4}'])
+def test_an_address_is_written_into_all_notebooks_or_none(content, tmp_path):
+    shutil.copy(NOTEBOOKS[0], tmp_path)
+    (tmp_path / "problem9_damaged.ipynb").write_text(content)
+    with pytest.raises(ValueError, match=r"problem9_damaged\.ipynb cannot be read as a notebook"):
+        address.write("https://github.com/one/first", tmp_path)
+    assert (tmp_path / NOTEBOOKS[0].name).read_bytes() == NOTEBOOKS[0].read_bytes()
+
+
 def setup_cell(path):
     return next(c.source for c in code_cells(path) if "REPOSITORY" in c.source)
 

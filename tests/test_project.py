@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -145,3 +147,85 @@ def test_makefile_explains_a_missing_or_old_python(tmp_path):
     old.write_text('#!/bin/sh\ncase "$*" in *version_info*) exit 1;; --version) echo Python 3.8.1;; esac\n')
     old.chmod(0o755)
     assert "Python 3.8.1 is too old; the lab needs 3.10 or newer" in make(old).stdout
+
+
+# A Python whose environments are folders with a link back to it, whose pip installs a `labutils` that says what it
+# was asked. As with the real one, an environment knows where it lies, and dies when what it links to is renamed.
+PYTHON = """#!/bin/sh
+here=$(cd "$(dirname "$0")/.." && pwd)
+for last; do :; done
+case "$*" in
+*"-m venv"*)
+    case "$*" in *--clear*) rm -rf "$last";; esac
+    mkdir -p "$last/bin"
+    echo "prompt = 'labutils'" >"$last/pyvenv.cfg"
+    ln -sf "$0" "$last/bin/python";;
+*sys.prefix*) echo "3 12 $here";;
+*"-m pip"*) printf '#!/bin/sh\\nprintf "[%%s]" "$@"\\n' >"$here/bin/labutils"; chmod +x "$here/bin/labutils";;
+esac
+"""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """`make lab` in a clone below a folder with a blank, under the stand-in above; what it prints."""
+    clone = tmp_path / "my courses" / "lab"
+    clone.mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, clone)
+
+    def make(*more, cwd=clone, status=0):
+        python = next(tmp_path.glob("python*"))
+        done = subprocess.run(["make", "lab", f"PYTHON={python}", *more], cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+    make.python, make.clone = tmp_path / "python3.11", clone
+    make.python.write_text(PYTHON)
+    make.python.chmod(0o755)
+    return make
+
+
+MENDED = ".venv no longer works here"
+
+
+def test_make_installs_once_and_passes_paths_whole(lab):
+    said = lab("OUT=it's my run")
+    assert "Making a virtual environment in .venv" in said and "[--out][it's my run]" in said and MENDED not in said
+    said = lab("OUT=it's my run")
+    assert "Making" not in said and "Installing" not in said and "[--out][it's my run]" in said
+    assert "folder without" in subprocess.run(["make", "VENV=my env"], cwd=ROOT, capture_output=True, text=True).stderr
+
+
+@pytest.mark.parametrize("what", ["renamed", "upgraded", "moved", "copied", "cut", "empty"])
+def test_make_mends_an_environment_that_aged(what, lab):
+    lab()
+    (lab.clone / ".venv" / "old").touch()
+    clone = lab.clone
+    if what == "renamed":
+        lab.python.rename(lab.python.with_name("python3.12"))
+    elif what == "upgraded":
+        lab.python.write_text(PYTHON.replace("3 12", "3 13"))
+    elif what == "moved":
+        clone = lab.clone.rename(lab.clone.with_name("moved"))
+    elif what == "copied":
+        clone = Path(shutil.copytree(lab.clone, lab.clone.with_name("copy"), symlinks=True))
+    elif what == "cut":
+        (clone / ".venv" / "bin" / "python").unlink()
+    else:
+        (clone / ".venv" / ".python").write_text("")
+        (clone / ".venv" / "bin" / "python").unlink()
+    said = lab(cwd=clone)
+    assert MENDED in said and "Installing the lab" in said and not (clone / ".venv" / "old").exists()
+    said = lab(cwd=clone)
+    assert MENDED not in said and "Installing" not in said
+
+
+def test_make_uses_an_environment_of_someones_own_and_never_clears_it(lab):
+    subprocess.run([lab.python, "-m", "venv", lab.clone / "own"], check=True)
+    (lab.clone / "own" / "pyvenv.cfg").write_text("prompt = 'mine'")
+    assert "Using the environment that is in own" in lab("VENV=own")
+    assert "Installing" not in lab("VENV=own")
+    (lab.clone / "own" / "bin" / "python").unlink()
+    assert "own is there, does not work, and was not made by make: move it away" in lab("VENV=own", status=2)
+    assert (lab.clone / "own" / "pyvenv.cfg").read_text() == "prompt = 'mine'"

@@ -100,17 +100,20 @@ def labutils(line, *more, status=0):
 def test_make_lab_runs_the_lab():
     """It makes the environment as the three lines do, and calls `labutils run`, which `make test` executes."""
     said = dry("lab")
-    assert "python3 -m venv none" in said and "-m pip --disable-pip-version-check install -e ." in said
-    assert "none/bin/labutils run --profile cpu --out runs/cpu" in said and "--force" not in said
-    assert "none/bin/labutils run --profile cpu --out runs/cpu --force" in dry("lab", "FORCE=1")
+    assert (
+        "'python3' -m venv --clear --prompt labutils none" in said
+        and "-m pip --disable-pip-version-check install -e ." in said
+    )
+    assert "none/bin/labutils run --profile cpu --out 'runs/cpu'" in said and "--force" not in said
+    assert "none/bin/labutils run --profile cpu --out 'runs/cpu' --force" in dry("lab", "FORCE=1")
     index = "https://download.pytorch.org/whl/cpu"
-    assert f"install torch torchvision --index-url {index}" in dry("lab", f"TORCH_INDEX={index}")
+    assert f"install torch torchvision --index-url '{index}'" in dry("lab", f"TORCH_INDEX={index}")
 
 
 def test_make_test_is_what_the_integration_runs():
     said = dry("test")
     assert "none/bin/python -m pytest tests\n" in said and "--nbval-lax -x -v --durations=5 notebooks" in said
-    assert re.search(r"none/bin/labutils run --profile smoke --out .*/smoke\n", said)
+    assert re.search(r'none/bin/labutils run --profile smoke --out ".*/smoke"\n', said)
     assert "make test" in (ROOT / ".ci" / "run").read_text() and "run: make test" in workflow()
 
 

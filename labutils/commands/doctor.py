@@ -130,10 +130,7 @@ def _notebooks() -> str:
 def _reference() -> str:
     from .. import reference
 
-    try:
-        names = sorted(reference.manifest(reference.ASSETS))
-    except ValueError as error:
-        raise Finding(f"{reference.ASSETS / 'manifest.json'} is damaged ({error}); reinstall the package") from error
+    names = sorted(reference.manifest(reference.ASSETS))
     if not names:
         raise Finding(f"{reference.ASSETS / 'manifest.json'} is missing; reinstall the package")
     for name in names:
