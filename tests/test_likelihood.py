@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import mistakes_problem2
 import pytest
 import torch
 from torch.distributions import Normal
 
-from labutils import estimates, networks, training, vae
+from labutils import data, estimates, keynumbers, networks, training, vae
 
 g = training.generator
 LinearGaussian = networks.LinearGaussianVAE
@@ -182,6 +183,38 @@ def test_each_mistake_would_be_caught(x, name):
     right = torch.logsumexp(a + b - c, dim=1) - math.log(k)
     assert (right - truth).abs().mean() < 0.02
     assert (mistakes()[name](a, b, c) - truth).abs().mean() > 0.1
+
+
+@pytest.fixture(scope="module")
+def shipped(mnist):
+    """The reference model, some test images, and their log p(x)."""
+    model, images = mistakes_problem2.shipped(), data.random_subset(mnist.test, 20).images
+    return model, images, vae.evaluate_log_likelihood(model, images, mistakes_problem2.K).per_image
+
+
+def widths(kind):
+    """How wide the bands of the ELBO, or of the likelihood, are."""
+    ids = [f"p2.{model}{kind}.{split}" for model in ("", "reference.") for split in ("valid", "test")]
+    return [keynumbers.bands()[id]["cpu"]["high"] - keynumbers.bands()[id]["cpu"]["low"] for id in ids]
+
+
+@pytest.mark.parametrize("name", mistakes_problem2.ELBO)
+def test_a_mistake_in_the_elbo_leaves_its_bands(shipped, name):
+    """Moved by more than a band is wide, it falls outside wherever in the band the right value was."""
+    model, images, _ = shipped
+    assert abs(mistakes_problem2.elbo_shift(name, model, images).value) > 2 * max(widths("elbo"))
+
+
+@pytest.mark.parametrize("name", mistakes_problem2.LIKELIHOOD)
+def test_a_mistake_in_the_likelihood_leaves_its_bands(shipped, name):
+    shift = mistakes_problem2.likelihood_shift(name, *shipped)
+    assert not abs(shift) < 1.5 * max(widths("loglik")), "or is no number"
+
+
+def test_the_bands_tell_test_images_from_validation_images():
+    bands = {id: band["cpu"] for id, band in keynumbers.bands().items() if id.startswith("p2.")}
+    assert bands["p2.reference.elbo.valid"]["high"] < bands["p2.reference.elbo.test"]["low"]
+    assert bands["p2.elbo.test_minus_valid"]["low"] > 0
 
 
 def test_subset_correction_is_unbiased_and_its_error_is_right():
