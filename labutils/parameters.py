@@ -6,8 +6,9 @@ stand:
     epochs: int = 8  # passes over the training set [1 to 500]
     device: str = "auto"  # where to compute [auto, cpu, cuda]
 
-The bracket that ends a comment gives a range or the choices. The command line reads the cell before a kernel
-starts; a notebook checks its own values with the same rules.
+The bracket that ends a comment gives a range or the choices; where it has no room it may follow in a comment line
+of its own. The command line reads the cell before a kernel starts; a notebook checks its own values with the same
+rules.
 """
 
 from __future__ import annotations
@@ -139,7 +140,9 @@ def contract(notebook: Path) -> dict[str, Parameter]:
     lines = source.splitlines()
     found = {}
     for node in ast.parse(source).body:
-        line = lines[node.lineno - 1]
+        line, below = lines[node.lineno - 1], (*lines, "")[node.lineno]
+        if below.startswith("# ["):
+            line += below[1:]
         comment = re.search(r"\s#\s*(?P<help>[^#]*?)\s*(?:\[(?P<allowed>[^\]]*)\])?$", line)
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and comment):
             raise ParameterError(f"{notebook}, parameters cell: {line!r} is not `name: type = value  # help`")

@@ -27,6 +27,15 @@ def test_the_contract_is_read_from_the_cell(known):
     assert known["device"].choices == ("auto", "cpu", "cuda")
 
 
+def test_choices_may_follow_in_a_line_of_their_own(toy_notebook):
+    kind = 'kind: str = "a-long-name"  # which of them it is\n# [a-long-name, a-longer-name]\n'
+    path = toy_notebook(parameters=kind + EXTRA)
+    known = parameters.contract(path)
+    assert known["kind"].choices == ("a-long-name", "a-longer-name") and known["epochs"].high == 500
+    assert known["kind"].help == "which of them it is"
+    assert list(papermill.inspect_notebook(str(path))) == list(known)
+
+
 def test_it_agrees_with_papermills_own_reading(toy_notebook, known):
     theirs = papermill.inspect_notebook(str(toy_notebook(parameters=EXTRA)))
     assert list(theirs) == list(known)

@@ -58,6 +58,7 @@ FACTS = {
         "$e^{-103}$": "2^-149, the smallest positive float32",
         "Of 784 factors": "28 times 28 pixels",
         "Burda, Grosse and Salakhutdinov, 2016": "year of the ICLR paper, arXiv 1509.00519",
+        "Cremer, Li and Duvenaud, 2018": "year of the ICML paper, arXiv 1801.03558",
     },
     "problem3_gan_vs_vae": {
         "about 3 minutes": MINUTES,
