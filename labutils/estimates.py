@@ -35,3 +35,14 @@ def mean(values: Tensor) -> Estimate:
         bad = int((~torch.isfinite(values)).nonzero()[0])
         raise ValueError(f"value {bad} of {len(values)} is {values[bad].item()}; a mean needs finite values")
     return Estimate(values.mean().item(), (values.std() / len(values) ** 0.5).item(), len(values))
+
+
+def ratio(a: Estimate, b: Estimate) -> Estimate:
+    """a/b with its standard error by the first order, a and b taken as independent; n is that of a.
+
+    ValueError where b is zero.
+    """
+    if b.value == 0:
+        raise ValueError(f"a ratio to {b}; expected another value than zero below the line")
+    value = a.value / b.value
+    return Estimate(value, float(np.hypot(a.stderr, value * b.stderr) / abs(b.value)), a.n)
