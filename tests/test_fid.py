@@ -446,7 +446,7 @@ def test_all_scores_are_those_of_their_functions():
     assert (found.precision, found.recall, found.density, found.coverage) == fid.manifold_scores(real, fake)
     prepared = fid.RealSet(torch.tensor(real))
     assert fid.scores(torch.tensor(fake), prepared) == found
-    fast = fid.scores(fake, prepared, fid_error=False)
+    fast = fid.scores(fake, prepared, errors=False)
     assert fast.fid.value == pytest.approx(found.fid.value, rel=1e-10) and math.isnan(fast.fid.stderr)
     assert fast.coverage == found.coverage
     with pytest.raises(ValueError, match="width 5 against features of width 6"):
@@ -457,7 +457,7 @@ def test_floor_is_the_score_of_fresh_real_samples():
     """Draws from a pool: mean and spread are those of independent sets of the same size, with no finite pool."""
     test = normal(300, 10, 48)
     real = fid.RealSet(test)
-    fresh = [fid.scores(normal(300, 10, 49, i), real, fid_error=False) for i in range(40)]
+    fresh = [fid.scores(normal(300, 10, 49, i), real, errors=False) for i in range(40)]
     floors = [fid.real_floor(normal(400, 10, 50, i), real, 300, repeats=8) for i in range(10)]
     ratios = []
     for name in fid.SCORES:
