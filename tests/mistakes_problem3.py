@@ -91,7 +91,8 @@ def mean_over_features(p, q):
 
 
 def training_features(split, real=features.real):
-    return real("train" if split == "test" else split)
+    rows, labels = real(split)
+    return tuple(part[: len(rows)] for part in real("train")) if split == "test" else (rows, labels)
 
 
 def training_images(name, folder="", load=data.load):
@@ -111,7 +112,7 @@ MISTAKES = {
     "generator's sign flipped": ({"gan.generator_loss": sign_flipped}, ("gan",)),
     "penalty not flattened": ({"gan.gradient_norm": norm_of_each_pixel}, ("gan",)),
     "samples stretched": ({"latent.images": stretched}, ()),
-    "root entry by entry": ({"fid._covariance_distance": root_of_entries}, ()),
+    "root entry by entry": ({"fid._covariance_distance": root_of_entries, "fid._not_negative": float}, ()),
     "classifier in train mode": ({"features.extract": with_dropout}, ()),
     "a quarter of the test images": ({"fid.RealSet": Quarter}, ()),
     "mean term over 512": ({"fid._moments_distance": mean_over_features}, ()),
