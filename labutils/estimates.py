@@ -54,3 +54,14 @@ def jackknife(without: Callable[..., float], groups: int) -> float:
     interactions = [groups * whole - (groups - 1) * (one[g] + one[h]) + (groups - 2) * without(g, h) for g, h in pairs]
     variance = (groups - 1) * np.var(one)
     return math.sqrt(max(variance - np.var(interactions, ddof=1) / 2, variance / 3))
+
+
+def ratio(a: Estimate, b: Estimate) -> Estimate:
+    """a/b with its standard error by the first order, a and b taken as independent; n is that of a.
+
+    ValueError where b is zero.
+    """
+    if b.value == 0:
+        raise ValueError(f"a ratio to {b}; expected another value than zero below the line")
+    value = a.value / b.value
+    return Estimate(value, float(np.hypot(a.stderr, value * b.stderr) / abs(b.value)), a.n)

@@ -555,14 +555,18 @@ def real_floor(train: Features, test: Features | RealSet, n: int, repeats: int =
     train = _rows(train, "training set")
     if not (0 < n <= len(train) and repeats >= 1):
         raise ValueError(f"{repeats} draws of {n} out of {len(train)} real vectors; expected 1 or more, of no more")
+    rows = (torch.randperm(len(train), generator=generator(seed, "floor", i))[:n].numpy() for i in range(repeats))
+    return over_sets((train[chosen] for chosen in rows), test)
+
+
+def over_sets(sets: Iterable[Features], test: Features | RealSet) -> Scores:
+    """The mean of the scores of several sets of one size; its error is that of *one* set, of the first."""
     real = test if isinstance(test, RealSet) else RealSet(test)
-    draws = []
-    for i in range(repeats):
-        chosen = torch.randperm(len(train), generator=generator(seed, "floor", i))[:n].numpy()
-        draws.append(scores(train[chosen], real, errors=i == 0))
+    each = [scores(sample, real, errors=i == 0) for i, sample in enumerate(sets)]
+    first = each[0]
 
     def summary(name: str) -> Estimate:
-        found = [getattr(draw, name) for draw in draws]
-        return Estimate(float(np.mean([e.value for e in found])), found[0].stderr, found[0].n)
+        mean = float(np.mean([getattr(s, name).value for s in each]))
+        return Estimate(mean, getattr(first, name).stderr, getattr(first, name).n)
 
-    return Scores(**{name: summary(name) for name in SCORES}, n=n, m=len(real.rows))
+    return Scores(**{name: summary(name) for name in SCORES}, n=first.n, m=first.m)

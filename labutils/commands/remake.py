@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,7 @@ def svhn_gan(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
         "recipe": "WGAN-GP",
         "settings": asdict(GAN) | {"steps": GAN_STEPS},
         "data": {found.name: found.sha256},
+        "images": len(train),
         "curves": step_curve(trained.history, ("wasserstein", "penalty", "gradient_norm")),
     }
     reference.save("svhn_gan", trained.average.half(), about | _circumstances(seed, where, trained.history), folder)
@@ -138,6 +140,7 @@ def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
             "recipe": "N(g, I)" if unit else "calibrated",
             "settings": asdict(VAE) | {"epochs": VAE_EPOCHS},
             "data": {found.name: found.sha256},
+            "images": len(train),
             "variance": variance,
             "test_elbo": asdict(test.elbo),
             "curves": step_curve(history, ("reconstruction", "kl")),
@@ -166,16 +169,19 @@ def svhn_architectures(folder: Path, data_dir: str | Path = "", seed: int = 0, d
             generator, critic, train, replace(GAN, decay=0.99), steps=COMPARED_STEPS, seed=seed,
             checkpoint=folder / f"compared-gan-{architecture}.pt", about={"data": found.sha256},
         )  # fmt: skip
-        epochs = round(COMPARED_STEPS * GAN.batch_size / len(train))
+        epochs = round(COMPARED_STEPS * GAN.batch_size / len(train))  # whole passes, so a few images more or less
         vae.train(
             model, train, COMPARED_VAE, epochs=epochs, watch={}, seed=seed, likelihood=vae.calibrated_log_likelihood,
             checkpoint=folder / f"compared-vae-{architecture}.pt", prepare=data.from_bytes,
             about={"data": found.sha256, "architecture": architecture},
         )  # fmt: skip
-        for name, net in (("GAN", trained.average), ("VAE", model.decoder)):
+        seen = COMPARED_STEPS * GAN.batch_size, epochs * len(train)
+        steps = COMPARED_STEPS, epochs * math.ceil(len(train) / COMPARED_VAE.batch_size)
+        nets = trained.average, model.decoder
+        for name, net, images, step in zip(("GAN", "VAE"), nets, seen, steps, strict=True):
             sets = [features.extract(network, latent.sample(net, COMPARED_SAMPLES, k)) for k in range(3)]
             scores = [fid.calculate_fid_score([rows], [real.rows]) for rows in sets]
-            row = {"model": name, "architecture": architecture, "images": COMPARED_STEPS * GAN.batch_size}
+            row = {"model": name, "architecture": architecture, "images": images, "steps": step}
             row |= {"fid": float(np.mean(scores)), "sd": float(np.std(scores, ddof=1))}
             table.append(row | {"floor": floor})
     folder.mkdir(parents=True, exist_ok=True)
