@@ -9,7 +9,7 @@ from torch import nn
 from labutils import networks, training, vae
 
 g = training.generator
-ARCHITECTURES = ("conv", "mlp")
+ARCHITECTURES = ("conv", "narrow", "mlp")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -53,15 +53,58 @@ def test_the_encoders_standard_deviation_is_positive(architecture):
     assert (torch.exp(0.5 * logvar.double()) > 0).all()
 
 
-def test_initial_signals_keep_their_size():
-    """He: the mean square of each layer's input to the next stays about 1 (ReLU halves, the weights double)."""
-    model, z = networks_of("conv"), torch.randn(200, 100, generator=g(0))
-    sizes, x = [], z
-    for layer in model.layers[:-2]:
-        if isinstance(layer, nn.ConvTranspose2d | nn.Linear):
-            sizes.append(x.square().mean().item())
-        x = layer(x)
-    assert all(0.6 < size < 1.6 for size in sizes), sizes
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_initial_signals_keep_their_size(architecture):
+    """He: a layer's output of white noise has twice its input's mean square, of which a ReLU takes half."""
+    for make in (networks.Generator, networks.Critic):
+        net = vae.initialise(make, 0, architecture=architecture)
+        layers = [m for m in net.layers if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+        for k, layer in enumerate(layers):
+            transposed = isinstance(layer, nn.ConvTranspose2d)
+            shape = (6, 6) if not isinstance(layer, nn.Linear) else ()
+            width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+            noise = torch.randn(3000, width, *shape, generator=g(k))
+            y = layer(noise)
+            y = y[..., 2:-2, 2:-2] if transposed else y[..., 1:-1, 1:-1] if shape else y
+            last = make is networks.Generator and layer is layers[-1]
+            expected = 2 * 0.15**2 if last else 2  # the last one's is small, or the first images are black and white
+            # Over few pairs of maps, each one number times a fixed kernel, the mean square itself is random.
+            pairs = width * y.shape[1]
+            assert y.square().mean().item() == pytest.approx(expected, rel=5 * (2 / pairs) ** 0.5 + 0.02), layer
+
+
+@pytest.mark.parametrize("architecture", ["conv", "narrow"])
+def test_untrained_images_are_smooth_and_neither_grey_nor_black_and_white(architecture):
+    """The mean squared step to the neighbour over twice the variance is 1 for white noise, 0 for a flat image."""
+    for seed in range(3):
+        model = vae.initialise(networks.Generator, seed, architecture=architecture)
+        images = model(torch.randn(100, 100, generator=g(seed)))
+        centred = images - images.mean(dim=(0, 2, 3), keepdim=True)
+        for step in (images.diff(dim=2), images.diff(dim=3)):
+            assert step.square().mean() < 0.1 * 2 * centred.square().mean()
+        assert 0.03 < images.square().mean() < 0.7
+
+
+def test_a_transposed_convolution_starts_as_a_mixture_of_upsampled_maps():
+    """Beside PyTorch's own bilinear upsampling, away from the edges, where the padding differs."""
+    layer = vae.initialise(networks.Generator, 0, architecture="narrow").layers[3]
+    x = torch.randn(2, 128, 6, 6, generator=g(0))
+    mixed = torch.einsum(
+        "ncij,co->noij", x, layer.weight[:, :, 0, 0] * 16
+    )  # the corner tap of the bilinear kernel is 1/16
+    upsampled = nn.functional.interpolate(mixed, scale_factor=2, mode="bilinear", align_corners=False)
+    assert torch.allclose(layer(x)[..., 2:-2, 2:-2], upsampled[..., 2:-2, 2:-2], atol=1e-4)
+
+
+def test_narrow_is_conv_with_half_the_maps():
+    """A quarter of the weights between maps, so of the work; half of those to and from an image or a code."""
+    for make in (networks.Generator, networks.Critic):
+        wide, narrow = (vae.initialise(make, 0, architecture=a).layers for a in ("conv", "narrow"))
+        assert [type(m) for m in wide] == [type(m) for m in narrow]
+        counts = [
+            (p.weight.numel() / q.weight.numel()) for p, q in zip(wide, narrow, strict=True) if hasattr(p, "weight")
+        ]
+        assert counts == [2, 4, 4, 2]
 
 
 def test_the_masked_leaky_relu_is_pytorchs_also_when_differentiated_twice():
@@ -77,5 +120,5 @@ def test_the_masked_leaky_relu_is_pytorchs_also_when_differentiated_twice():
 
 @pytest.mark.parametrize("make", [networks.Generator, networks.Critic, networks.ImageVAE])
 def test_an_unknown_architecture_is_named(make):
-    with pytest.raises(ValueError, match=r"architecture is 'resnet'; choose 'conv' or 'mlp'"):
+    with pytest.raises(ValueError, match=r"architecture is 'resnet'; choose one of 'conv', 'narrow', 'mlp'"):
         make(architecture="resnet")
