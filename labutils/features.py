@@ -98,7 +98,6 @@ def real(split: str) -> tuple[Float32[Tensor, "n 512"], Int64[Tensor, " n"]]:
 
     Kept with half precision: that moves the Fréchet distance between the two by two parts in a million.
     """
-    split = "train" if split == "unseen" else split  # a stand-in until crops are kept that no network has seen
     if split not in ("train", "test"):
         raise ValueError(f"there are no shipped features of {split!r}; choose 'train' or 'test'")
     tensors = reference.load_tensors("svhn_features")
