@@ -382,7 +382,7 @@ def test_two_problems_side_by_side_and_no_problem_twice(lab, tmp_path):
     """Problem 1 ends while 2 is at work; both are finished in the end. What would disturb them is refused."""
     out = tmp_path / "runs" / "cpu"
     cell = "from pathlib import Path\nimport time\nhere = Path(out_dir, {0!r})\nhere.touch()\n" \
-           "while not here.with_suffix('.go').exists(): time.sleep(0.05)"  # fmt: skip
+           "for _ in range(2400):\n    if here.with_suffix('.go').exists(): break\n    time.sleep(0.05)"  # fmt: skip
     lab.write(cell.format("one"), parameters=PARAMETER, name="problem1_toy")
     lab.write(cell.format("two"), parameters=PARAMETER, name="problem2_toy")
     children = [start(RUN, "run", number) for number in (1, 2)]
