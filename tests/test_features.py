@@ -48,7 +48,7 @@ def test_the_network_is_the_courses():
 def test_features_are_the_top_left_position_before_the_head(images):
     network = features.initialise(0).eval()
     x = data.from_bytes(images)
-    assert torch.equal(network.features(x), network.conv_stack(x)[:, :, 0, 0])
+    torch.testing.assert_close(network.features(x), network.conv_stack(x)[:, :, 0, 0], rtol=1e-5, atol=1e-6)
     assert torch.equal(network(x), network.mlp(network.features(x)))
 
 
@@ -408,3 +408,13 @@ def test_half_precision_costs_a_score_nothing(extracted):
     shipped = frechet(*(features.real(split)[0].double().numpy() for split in ("train", "test")))
     assert shipped == pytest.approx(exact, rel=1e-5)
     assert shipped != exact, "else nothing was compared"
+
+
+def test_the_network_computes_only_what_its_one_position_sees_and_that_exactly():
+    network = features.initialise().double().eval()
+    x = torch.rand(3, 3, 32, 32, dtype=torch.float64, generator=training.generator(0, "seen")) * 2 - 1
+    torch.testing.assert_close(network.features(x), network.conv_stack(x)[:, :, 0, 0], rtol=1e-12, atol=1e-12)
+    assert network.seen[0] == 30, "rows of the image, of 32"
+    x.requires_grad_()
+    seen = torch.autograd.grad(network.conv_stack(x)[:, :, 0, 0].sum(), x)[0].abs().sum(dim=(0, 1))
+    assert seen[29].any() and seen[:, 29].any() and not seen[30:].any() and not seen[:, 30:].any()
