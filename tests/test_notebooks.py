@@ -307,6 +307,6 @@ def test_the_setup_cell_names_every_import_of_the_package(path):
                 used |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 used.add(node.module.split(".")[0])
-    # IPython is there in any kernel; torch brings numpy; papermill click and nbformat; Matplotlib brings PIL.
-    implied = {"IPython", "numpy", "click", "nbformat", "PIL"}
+    # IPython is there in any kernel; torch brings numpy and filelock; papermill click and nbformat; Matplotlib PIL.
+    implied = {"IPython", "numpy", "filelock", "click", "nbformat", "PIL"}
     assert used - set(sys.stdlib_module_names) - implied <= set(listed)

@@ -107,7 +107,7 @@ def test_the_users_own_settings_change_no_pixel(tmp_path):
             [sys.executable, "-c", DRAW, str(tmp_path / name)], env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-    plain, hostile = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("plain", "hostile"))
+    plain, hostile = ({p.name: p.read_bytes() for p in (tmp_path / n).glob("[!.]*")} for n in ("plain", "hostile"))
     assert len(plain) == 5
     assert [name for name in plain if plain[name] != hostile[name]] == []
 
