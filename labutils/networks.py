@@ -217,11 +217,24 @@ class DigitClassifier(nn.Module):
             *block(16, 16), *block(16, 32), nn.MaxPool2d(2),  # → 8
             *block(32, 64), *block(64, 128), nn.MaxPool2d(2),  # → 4
             nn.Conv2d(128, 512, 2),  # → 3
-        )  # fmt: skip
+        ).to(memory_format=torch.channels_last)  # fmt: skip
         self.mlp = nn.Sequential(nn.ELU(), nn.Dropout(0.5), nn.Linear(512, 10))
+        self.seen = []  # rows and columns of each layer's input that position [0, 0] of the last map depends on
+        size = 1
+        for layer in reversed(self.conv_stack):
+            if isinstance(layer, nn.Conv2d):
+                size += layer.kernel_size[0] - 1 - layer.padding[0]
+            elif isinstance(layer, nn.MaxPool2d):
+                size *= layer.kernel_size
+            self.seen.insert(0, size)
 
     def features(self, x: Float[Tensor, "batch 3 32 32"]) -> Float[Tensor, "batch 512"]:
-        return self.conv_stack(x)[:, :, 0, 0]
+        """Position [0, 0] of the last map. Each layer gets the corner of its input that this position sees, which
+        changes nothing and is two to three times as fast."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        for layer, size in zip(self.conv_stack, self.seen, strict=True):
+            x = layer(x[:, :, :size, :size])
+        return x[:, :, 0, 0]
 
     def forward(self, x: Float[Tensor, "batch 3 32 32"]) -> Float[Tensor, "batch 10"]:
         """Logits of the ten digits."""
