@@ -58,7 +58,7 @@ def load(name_or_path: str | Path = "reference") -> nn.Module:
 def initialise(seed: int = 0) -> networks.DigitClassifier:
     """A classifier before training."""
     with forked_rng(seed, "initialise"):
-        return networks.DigitClassifier()
+        return networks.DigitClassifier(RECIPE["dropout"])
 
 
 def extract(
@@ -215,8 +215,8 @@ def read_module(path: str | Path) -> dict[str, Tensor]:
 
 # --- training ---------------------------------------------------------------------------------------------
 
-RECIPE = {"batch_size": 128, "learning_rate": 4e-3, "weight_decay": 1e-4, "warm_up": 0.2}
-EPOCHS = 60
+RECIPE = {"batch_size": 128, "learning_rate": 4e-3, "weight_decay": 1e-4, "warm_up": 0.2, "dropout": 0.02}
+EPOCHS = 50
 
 
 def augment(x: Float[Tensor, "n 3 32 32"], generator: torch.Generator) -> Float[Tensor, "n 3 32 32"]:
