@@ -90,14 +90,13 @@ def _circumstances(seed: int, where: torch.device, history: History) -> dict:
 
 
 def svhn_gan(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str = "auto") -> Path:
-    """The GAN of problem 3 on the whole training file of `svhn`; keeps the averaged generator, in half precision.
+    """The GAN of problem 3 on the training split of `svhn`; keeps the averaged generator, in half precision.
 
     A checkpoint lies in `folder`, so that a cut run continues, and beside it the averaged generator after every
     thousand steps. Writes `svhn_gan.safetensors` and its entry in `manifest.json`, with the curves of the losses.
     An hour or more on one core of a processor that computes in bfloat16.
     """
     where, found = pick_device(device), data.load("svhn", data_dir)
-    train = data.read_mat(data.data_folder(data_dir) / "train_32x32.mat")
     model, critic = (vae.initialise(make, seed).to(where) for make in (networks.Generator, networks.Critic))
 
     def snapshot(done: int, average: torch.nn.Module) -> dict[str, float]:
@@ -105,7 +104,7 @@ def svhn_gan(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
         return {}
 
     trained = gan.train(
-        model, critic, train.images, GAN, steps=GAN_STEPS, seed=seed, checkpoint=folder / "svhn_gan.pt",
+        model, critic, found.train.images, GAN, steps=GAN_STEPS, seed=seed, checkpoint=folder / "svhn_gan.pt",
         about={"data": found.sha256}, evaluate=snapshot, evaluate_every=1000,
     )  # fmt: skip
     about = {
@@ -119,21 +118,20 @@ def svhn_gan(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
 
 
 def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str = "auto") -> Path:
-    """Both VAEs of problem 3 on the whole training file of `svhn`, in half precision.
+    """Both VAEs of problem 3 on the training split of `svhn`, in half precision.
 
     `svhn_vae` has the calibrated variance, which its entry in `manifest.json` holds; `svhn_vae_unit` is the decoder
     of N(x; g(z), I). Checkpoints lie in `folder`, so that a cut run continues. Six minutes each on one core.
     """
     where, found = pick_device(device), data.load("svhn", data_dir)
-    train = data.read_mat(data.data_folder(data_dir) / "train_32x32.mat")
     for name in ("svhn_vae_unit", "svhn_vae"):
         model, unit = vae.initialise(networks.ImageVAE, seed).to(where), name == "svhn_vae_unit"
         history = vae.train(
-            model, train.images, VAE, epochs=VAE_EPOCHS, watch={}, seed=seed, checkpoint=folder / f"{name}.pt",
+            model, found.train.images, VAE, epochs=VAE_EPOCHS, watch={}, seed=seed, checkpoint=folder / f"{name}.pt",
             likelihood=vae.gaussian_log_likelihood if unit else vae.calibrated_log_likelihood,
             prepare=data.from_bytes, about={"data": found.sha256, "model": name},
         )  # fmt: skip
-        variance = 1.0 if unit else vae.fitted_variance(model, data.from_bytes(train.images), seed=seed)
+        variance = 1.0 if unit else vae.fitted_variance(model, data.from_bytes(found.train.images), seed=seed)
         likelihood = partial(vae.gaussian_log_likelihood, variance=variance)
         test = vae.evaluate_elbo(model, data.from_bytes(found.test.images), seed=seed, likelihood=likelihood)
         about = {
@@ -157,9 +155,9 @@ def svhn_architectures(folder: Path, data_dir: str | Path = "", seed: int = 0, d
     `folder`. Ten minutes on one core.
     """
     where, found = pick_device(device), data.load("svhn", data_dir)
-    train = data.read_mat(data.data_folder(data_dir) / "train_32x32.mat").images
+    train = found.train.images
     network, real = features.load(), fid.RealSet(features.real("test")[0])
-    floor = fid.real_floor(features.real("train")[0], real, COMPARED_SAMPLES).fid.value
+    floor = fid.real_floor(features.real("unseen")[0], real, COMPARED_SAMPLES).fid.value
     table = []
     for architecture in networks.WIDTHS:
         make = partial(vae.initialise, seed=seed, architecture=architecture)
