@@ -420,7 +420,7 @@ def test_half_precision_costs_a_score_nothing(extracted):
 
 
 def test_the_network_computes_only_what_its_one_position_sees_and_that_exactly():
-    network = features.initialise().double()
+    network = features.initialise().double().eval()
     x = torch.rand(3, 3, 32, 32, dtype=torch.float64, generator=training.generator(0, "seen")) * 2 - 1
     torch.testing.assert_close(network.features(x), network.conv_stack(x)[:, :, 0, 0], rtol=1e-12, atol=1e-12)
     assert network.seen[0] == 30, "rows of the image, of 32"
