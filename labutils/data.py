@@ -231,7 +231,7 @@ def svhn_rows(n: int) -> tuple[Tensor, Tensor, Tensor]:
     groups = -(-n // (50 * block))
     dealt = [torch.randperm(50, generator=generator(0, "svhn", group)) for group in range(groups)]
     place = torch.cat(dealt).repeat_interleave(block)[:n]
-    return tuple(part.nonzero().flatten() for part in (place >= 6, place == 0, (1 <= place) & (place < 6)))
+    return tuple(part.nonzero().flatten() for part in (place >= 6, place == 0, (place >= 1) & (place < 6)))
 
 
 def read_mat(path: str | Path) -> Split:

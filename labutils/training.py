@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 
@@ -294,6 +294,18 @@ def fit(
                 save(done)
                 saved_at = time.monotonic()
     return history
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """average ← d·average + (1 − d)·model, weight by weight, d = min(decay, (step + 1)/(step + 10)).
+
+    The smaller d of the first steps lets the average forget the initial weights (as in TensorFlow's
+    ExponentialMovingAverage).
+    """
+    d = min(decay, (step + 1) / (step + 10))
+    for a, b in zip(average.parameters(), model.parameters(), strict=True):
+        a.lerp_(b, 1 - d)
 
 
 def _read(rows: list[Mapping[str, Tensor]], first_step: int) -> list[dict[str, float]]:

@@ -9,17 +9,21 @@ import pytest
 import scipy.io
 import torch
 
-from labutils import networks, reference, training, vae
+from labutils import data, networks, priors, reference, training, vae
 from labutils.commands import remake
+
+
+def photographs(folder, n):
+    for name, count in (("train", n), ("test", 12)):
+        draws = np.random.default_rng(count)
+        images = draws.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        scipy.io.savemat(folder / f"{name}_32x32.mat", {"X": images, "y": draws.integers(1, 11, (count, 1))})
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with an SVHN of 30 + 12 random images; recipes of a few steps."""
-    for name, n in (("train", 30), ("test", 12)):
-        draws = np.random.default_rng(n)
-        images = draws.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
-        scipy.io.savemat(tmp_path / f"{name}_32x32.mat", {"X": images, "y": draws.integers(1, 11, (n, 1))})
+    photographs(tmp_path, 30)
     monkeypatch.setattr(remake, "GAN", dataclasses.replace(remake.GAN, batch_size=8, bfloat16=False))
     monkeypatch.setattr(remake, "GAN_STEPS", 2)
     monkeypatch.setattr(remake, "VAE", dataclasses.replace(remake.VAE, batch_size=16))
@@ -42,14 +46,29 @@ def test_the_gan_is_kept_as_its_averaged_generator(folder, monkeypatch):
     assert remake.svhn_gan(folder / "out", folder, device="cpu").read_bytes() == before
 
 
-def test_the_vaes_are_kept_with_their_variance(folder):
+def test_the_vaes_are_kept_with_their_variance_and_a_prior(folder, monkeypatch):
+    photographs(folder, 160)  # a covariance of 100 dimensions wants more codes than that
+    monkeypatch.setattr(remake, "PRIOR_COMPONENTS", 2)
     made = remake.svhn_vae(folder / "out", folder, device="cpu")
     whole, decoder = vae.initialise(networks.ImageVAE, 1), vae.initialise(networks.Generator, 1)
     about = reference.load("svhn_vae", whole, made.parent)
     unit = reference.load("svhn_vae_unit", decoder, made.parent)
     assert 0.3 < about["variance"] < 1.0, "1/3 for uniform bytes, and what the untrained decoder adds"
     assert unit["variance"] == 1.0 and unit["test_elbo"]["n"] == 12
-    assert unit["test_elbo"]["value"] < about["test_elbo"]["value"], "σ = 1 is too wide for values in [−1, 1]"
+    for part in ("train", "unseen", "test"):
+        assert unit[f"{part}_elbo"]["value"] < about[f"{part}_elbo"]["value"], "σ = 1 is too wide for values in [−1, 1]"
+
+    found = data.load("svhn", folder)
+    assert (
+        about["images"] == len(found.train)
+        and reference.manifest(made.parent)["svhn_vae_unit"]["images"] == about["images"]
+    )
+    prior = priors.Mixture.of(reference.load_tensors("svhn_vae_prior", made.parent))
+    assert prior.means.shape == (2, 100)
+    assert reference.manifest(made.parent)["svhn_vae_prior"]["model"] == about["sha256"], "the codes are this model's"
+    codes = priors.aggregate_codes(whole, data.from_bytes(found.unseen.images))
+    expected = about["kl_of_aggregate"]["2"]["value"]
+    assert priors.kl_of_aggregate(codes, prior).value == pytest.approx(expected, rel=0.02, abs=0.2), "half precision"
 
 
 def test_architectures_are_compared_on_the_same_images(folder, monkeypatch):

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import data, features, fid, gan, keynumbers, latent, networks, reference, vae
+from .. import data, features, fid, gan, keynumbers, latent, networks, priors, reference, vae
 from ..training import History, pick_device, save_checkpoint, write_whole
 
 VAE_MNIST_EPOCHS = {"baseline": 20, "tuned": 20, "long": 50}
 GAN, GAN_STEPS = gan.Recipe(learning_rate=3e-4, critic_rate=5e-4, shift=2, bfloat16=True), 12_000
-VAE, VAE_EPOCHS = vae.Recipe(learning_rate=1e-3, schedule="one-cycle"), 24
+VAE, VAE_EPOCHS = vae.Recipe(learning_rate=1e-3, schedule="one-cycle", decay=0.999), 40
+PRIOR_COMPONENTS = 50
 
 
 COMPARED_STEPS, COMPARED_SAMPLES = 600, 1000
@@ -119,33 +120,46 @@ def svhn_gan(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
 
 
 def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str = "auto") -> Path:
-    """Both VAEs of problem 3 on the whole training file of `svhn`, in half precision.
+    """Both VAEs of problem 3 on the training split of `svhn`, in half precision, and a prior for one of them.
 
     `svhn_vae` has the calibrated variance, which its entry in `manifest.json` holds; `svhn_vae_unit` is the decoder
-    of N(x; g(z), I). Checkpoints lie in `folder`, so that a cut run continues. Six minutes each on one core.
+    of N(x; g(z), I); `svhn_vae_prior` is the mixture fitted to the codes of the first. The manifest also says of each
+    the ELBO of training, unseen and test crops, and how far its codes lie from N(0, I). Checkpoints lie in `folder`, so
+    that a cut run continues. Two hours each on one core.
     """
     where, found = pick_device(device), data.load("svhn", data_dir)
-    train = data.read_mat(data.data_folder(data_dir) / "train_32x32.mat")
+    train = found.train.images
+    some = data.random_subset(found.train, min(len(found.unseen), len(train)), seed)
+    parts = {"train": some, "unseen": found.unseen, "test": found.test}
+    parts = {part: data.from_bytes(split.images) for part, split in parts.items()}
     for name in ("svhn_vae_unit", "svhn_vae"):
         model, unit = vae.initialise(networks.ImageVAE, seed).to(where), name == "svhn_vae_unit"
         history = vae.train(
-            model, train.images, VAE, epochs=VAE_EPOCHS, watch={}, seed=seed, checkpoint=folder / f"{name}.pt",
+            model, train, VAE, epochs=VAE_EPOCHS, watch={}, seed=seed, checkpoint=folder / f"{name}.pt",
             likelihood=vae.gaussian_log_likelihood if unit else vae.calibrated_log_likelihood,
             prepare=data.from_bytes, about={"data": found.sha256, "model": name},
         )  # fmt: skip
-        variance = 1.0 if unit else vae.fitted_variance(model, data.from_bytes(train.images), seed=seed)
+        variance = 1.0 if unit else vae.fitted_variance(model, parts["train"], seed=seed)
         likelihood = partial(vae.gaussian_log_likelihood, variance=variance)
-        test = vae.evaluate_elbo(model, data.from_bytes(found.test.images), seed=seed, likelihood=likelihood)
+        bounds = {part: vae.evaluate_elbo(model, x, seed=seed, likelihood=likelihood).elbo for part, x in parts.items()}
+        codes, unseen = (priors.aggregate_codes(model, x, seed) for x in (data.from_bytes(train), parts["unseen"]))
+        mixtures = {k: priors.fit_mixture(codes, k, seed) for k in (1, PRIOR_COMPONENTS)}
         about = {
             "recipe": "N(g, I)" if unit else "calibrated",
             "settings": asdict(VAE) | {"epochs": VAE_EPOCHS},
             "data": {found.name: found.sha256},
+            "images": len(train),
             "variance": variance,
-            "test_elbo": asdict(test.elbo),
+            **{f"{part}_elbo": asdict(bound) for part, bound in bounds.items()},
+            "kl_of_aggregate": {k: asdict(priors.kl_of_aggregate(unseen, m)) for k, m in mixtures.items()},
             "curves": step_curve(history, ("reconstruction", "kl")),
-        }
+        } | _circumstances(seed, where, history)
         kept = model.decoder if unit else model
-        reference.save(name, kept.half(), about | _circumstances(seed, where, history), folder)
+        reference.save(name, kept.half(), about, folder)
+    settings = {"components": PRIOR_COMPONENTS, "codes": len(codes)}
+    of = {"model": reference.manifest(folder)["svhn_vae"]["sha256"], "recipe": "mixture", "settings": settings}
+    tensors = {key: value.half() for key, value in vars(mixtures[PRIOR_COMPONENTS]).items()}
+    reference.save("svhn_vae_prior", tensors, about | of, folder)
     return folder / "svhn_vae.safetensors"
 
 
