@@ -15,7 +15,7 @@ from ..training import History, pick_device, save_checkpoint, write_whole
 
 VAE_MNIST_EPOCHS = {"baseline": 20, "tuned": 20, "long": 50}
 GAN, GAN_STEPS = gan.Recipe(learning_rate=3e-4, critic_rate=5e-4, shift=2, bfloat16=True), 12_000
-VAE, VAE_EPOCHS = vae.Recipe(learning_rate=1e-3, schedule="one-cycle", decay=0.999), 40
+VAE, VAE_EPOCHS = vae.Recipe(learning_rate=1e-3, schedule="one-cycle", decay=0.999), 30
 PRIOR_COMPONENTS = 50
 
 
