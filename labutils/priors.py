@@ -64,11 +64,14 @@ class Mixture:
         """log density of each code."""
         return self.log_joint(codes).logsumexp(dim=1)
 
-    def sample(self, n: int, seed: int = 0) -> Float32[Tensor, "n latent"]:
-        """`n` codes, single precision, as a decoder takes them. Raises ValueError for n < 1."""
+    def sample(self, n: int, seed: int = 0, *purpose: int | str) -> Float32[Tensor, "n latent"]:
+        """`n` codes that depend on the seed and their purpose alone, in single precision, as a decoder takes them.
+
+        Raises ValueError for n < 1.
+        """
         if n < 1:
             raise ValueError(f"n is {n}; expected at least one code")
-        draws = generator(seed, "mixture")
+        draws = generator(seed, "mixture", *purpose)
         which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=draws)
         noise = torch.randn(n, self.means.shape[1], generator=draws, dtype=torch.float64)
         codes = torch.empty_like(noise)

@@ -63,6 +63,7 @@ def test_samples_are_reproducible_and_single_precision(three):
     mixture, _ = three
     assert torch.equal(mixture.sample(50, seed=1), mixture.sample(50, seed=1))
     assert not torch.equal(mixture.sample(50, seed=1), mixture.sample(50, seed=2))
+    assert not torch.equal(mixture.sample(50, 1, "set", 0), mixture.sample(50, 1, "set", 1))
     assert mixture.sample(5).dtype == torch.float32
     with pytest.raises(ValueError, match="n is 0; expected at least one code"):
         mixture.sample(0)

@@ -125,7 +125,7 @@ def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
     `svhn_vae` has the calibrated variance, which its entry in `manifest.json` holds; `svhn_vae_unit` is the decoder
     of N(x; g(z), I); `svhn_vae_prior` is the mixture fitted to the codes of the first. The manifest also says of each
     the ELBO of training, unseen and test crops, and how far its codes lie from N(0, I). Checkpoints lie in `folder`, so
-    that a cut run continues. Two hours each on one core.
+    that a cut run continues. Hours each on one core.
     """
     where, found = pick_device(device), data.load("svhn", data_dir)
     train = found.train.images
