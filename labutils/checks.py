@@ -21,3 +21,13 @@ def agree(name: str, got: Tensor | float, expected: Tensor | float, tolerance: f
         pair = f"your value {got.flatten()[worst]:.6g}, true value {expected.flatten()[worst]:.6g}"
         raise AssertionError(f"{name}: {pair} (entry {worst} of {got.numel()}, tolerance {tolerance:g})")
     print("PASS", name)
+
+
+def holds(name: str, condition: bool | Tensor, why: str) -> None:
+    """Print `PASS name` when the condition is true; otherwise raises AssertionError saying `why` it is not.
+
+    why: what the reader should look at. A tensor must have one element; for a whole one say `.all()`.
+    """
+    if not condition:
+        raise AssertionError(f"{name}: {why}")
+    print("PASS", name)

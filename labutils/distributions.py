@@ -223,7 +223,8 @@ def wasserstein(quantile_p: Quantile, quantile_q: Quantile, order: int = 1) -> f
     """W_k(p, q) = (∫₀¹ |Q_p(u) − Q_q(u)|^k du)^{1/k} for laws on the line, where the quantile coupling is optimal.
 
     Substituting u = Φ(t) turns the ends u → 0, 1 into Gaussian tails; |t| ≤ 8 leaves out 1e-15 of probability.
-    Raises ValueError for order < 1. (Villani, Topics in Optimal Transportation, theorem 2.18.)
+    Raises ValueError for order < 1. (Villani 2003, Topics in Optimal Transportation,
+    section 2.2: theorem 2.18 for order 2, the remarks after it for every convex cost.)
     """
     if not order >= 1:
         raise ValueError(f"order is {order}; expected at least 1")

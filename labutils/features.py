@@ -63,15 +63,16 @@ def initialise(seed: int = 0) -> networks.DigitClassifier:
 
 def extract(
     network: nn.Module, images: UInt8[Tensor, "n 3 32 32"], batch_size: int = 500
-) -> Float32[Tensor, "n features"]:
+) -> Float[Tensor, "n features"]:
     """Features of images, on the CPU. Dropout is off whatever mode the network is in; the mode is left as it was.
 
-    network: its `features` takes images in [−1, 1]. Raises ValueError when the images are no bytes.
+    network: its `features` takes images in [−1, 1]; a float64 network gives float64, any other float32.
+    Raises ValueError when the images are no bytes.
     """
     return _evaluate(network, network.features, images, batch_size)
 
 
-def logits(network: nn.Module, images: UInt8[Tensor, "n 3 32 32"], batch_size: int = 500) -> Float32[Tensor, "n 10"]:
+def logits(network: nn.Module, images: UInt8[Tensor, "n 3 32 32"], batch_size: int = 500) -> Float[Tensor, "n 10"]:
     """Logits of the ten digits, like `extract`."""
     return _evaluate(network, network, images, batch_size)
 
@@ -80,11 +81,13 @@ def logits(network: nn.Module, images: UInt8[Tensor, "n 3 32 32"], batch_size: i
 def _evaluate(network: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor, batch_size: int) -> Tensor:
     if images.dtype != torch.uint8:
         raise ValueError(f"images are {images.dtype}; expected bytes (data.to_bytes makes them from [-1, 1])")
-    device = next(network.parameters()).device
+    like = next(network.parameters())  # its device and type; a narrow one is widened again afterwards
+    wide = torch.promote_types(like.dtype, torch.float32)
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        return torch.cat([function(from_bytes(x.to(device))).float().cpu() for x in images.split(batch_size)])
+        parts = [function(from_bytes(x.to(like.device)).to(like)).to("cpu", wide) for x in images.split(batch_size)]
+        return torch.cat(parts)
     finally:
         for module, training in modes:
             module.training = training

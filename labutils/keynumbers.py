@@ -117,7 +117,7 @@ def commit() -> str:
     if not (root / ".git").exists():  # else git would answer for a repository around the environment
         return ""
     try:
-        git = partial(subprocess.run, cwd=root, capture_output=True, text=True, timeout=0.4)
+        git = partial(subprocess.run, cwd=root, capture_output=True, encoding="utf-8", errors="replace", timeout=0.4)
         head = git(["git", "rev-parse", "HEAD"])
         changed = git(["git", "diff", "--quiet", "HEAD"]).returncode
     except (OSError, subprocess.TimeoutExpired):
@@ -223,7 +223,10 @@ class Run:
 
     def save(self) -> None:
         """Merge what this notebook found and cost into OUT_DIR/key_numbers.json; the other notebooks' part stays."""
-        file = self.out_dir / LEDGER
+        with training.locked(self.out_dir / LEDGER):  # another notebook of the run may end at this moment
+            self._merge(self.out_dir / LEDGER)
+
+    def _merge(self, file: Path) -> None:
         ledger = read(file) if file.exists() else {}
         problem = self.notebook.split("_")[0]
         own = {name: value for name, value in self.parameters.items() if name not in parameters.COMMON}

@@ -40,8 +40,7 @@ def sample(model: networks.Generator, n: int, seed: int = 0, batch_size: int = 2
     """
     if n < 1:
         raise ValueError(f"n is {n}; expected at least one sample")
-    device = next(model.parameters()).device
-    z = torch.randn(n, model.latent, generator=generator(seed, "samples")).to(device)
+    z = torch.randn(n, model.latent, generator=generator(seed, "samples")).to(next(model.parameters()))
     return images(model, z, batch_size)
 
 
@@ -58,29 +57,33 @@ def straight(
 
     Between two draws of the prior its middle has length √(L/2) where draws have √L: a place the prior hardly visits.
     """
-    a = alphas[:, None]
+    a = alphas.to(start)[:, None]
     return a * start[:, None] + (1 - a) * end[:, None]
 
 
 def spherical(
     start: Float[Tensor, "n latent"], end: Float[Tensor, "n latent"], alphas: Float[Tensor, " k"]
 ) -> Float[Tensor, "n k latent"]:
-    """The same walk along the great circle, so that lengths stay between those of the ends (White 2016, eq. 2).
+    """The same walk around the origin: the direction turns evenly along the great circle, the length changes evenly.
 
-    With ω the angle between both: sin(αω)/sin ω · s + sin((1−α)ω)/sin ω · e; the straight line where ω is tiny.
+    With u, v the unit vectors of s, e and ω the angle between them: α|s| + (1−α)|e| times (sin(αω) u + sin((1−α)ω) v)
+    / sin ω. The formula for s and e themselves (White 2016, eq. 2) is the same for equal lengths; for others, at an
+    obtuse angle, it leaves the range between them: lengths 2 and 1 at 175° pass through 11.5. Straight where ω is tiny.
     Raises ValueError for codes of length 0, and for opposite ones, between which no great circle is shortest.
     """
-    lengths = torch.stack([start.norm(dim=1), end.norm(dim=1)])
-    if not (lengths > 0).all():
+    lengths = [z.norm(dim=1, keepdim=True) for z in (start, end)]
+    if not all((length > 0).all() for length in lengths):
         raise ValueError("a code of length 0 has no direction to interpolate from")
-    cosine = ((start * end).sum(dim=1) / lengths.prod(dim=0)).clamp(-1, 1)
-    if (cosine < -1 + 1e-6).any():
+    u, v = start / lengths[0], end / lengths[1]
+    apart, together = (u - v).norm(dim=1)[:, None, None], (u + v).norm(dim=1)[:, None, None]
+    if (together < 1e-3).any():
         raise ValueError("two codes point in opposite directions; no great circle between them is the shortest")
-    angle = torch.arccos(cosine)[:, None, None]
-    a = alphas[:, None]
+    angle = 2 * torch.atan2(apart, together)  # arccos loses small angles
+    a = alphas.to(start)[:, None]
     weights = [torch.sin(part * angle) / torch.sin(angle).clamp(min=1e-7) for part in (a, 1 - a)]
-    along = weights[0] * start[:, None] + weights[1] * end[:, None]
-    return torch.where(angle < 1e-3, straight(start, end, alphas), along)
+    around = weights[0] * u[:, None] + weights[1] * v[:, None]
+    direction = torch.where(angle < 1e-3, straight(u, v, alphas), around)
+    return direction * straight(*lengths, alphas)
 
 
 @torch.no_grad()

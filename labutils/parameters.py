@@ -87,9 +87,41 @@ def notebooks_folder() -> Path:
 
 
 def notebooks(folder: Path | None = None) -> dict[int, Path]:
-    """Problem number → notebook, for the notebooks that are there."""
-    found = sorted((folder or notebooks_folder()).glob("problem[0-9]_*.ipynb"))
-    return {int(path.name[len("problem")]): path for path in found}
+    """Problem number → its notebook, for the notebooks that are there.
+
+    Beside a copy, Jupyter's or one's own, the notebook is the one that the profiles name. ParameterError naming
+    all of a problem's when they name none of them, or several.
+    """
+    chosen = {}
+    for number, found in _by_problem(folder or notebooks_folder()).items():
+        known = [path for path in found if path.stem in _profile("cpu")] if len(found) > 1 else found
+        if len(known) != 1:
+            names = " and ".join(path.name for path in found)
+            raise ParameterError(
+                f"{found[0].parent} holds {names}, and problem {number} is one notebook; move the others away, or "
+                f"rename them: a name that does not begin with problem{number}_ is no problem's"
+            )
+        chosen[number] = known[0]
+    return chosen
+
+
+def copies(folder: Path | None = None) -> list[tuple[Path, Path]]:
+    """(copy, notebook) for each notebook that is left out beside its problem's."""
+    folder = folder or notebooks_folder()
+    chosen = notebooks(folder)
+    return [(path, chosen[n]) for n, found in _by_problem(folder).items() for path in found if path != chosen[n]]
+
+
+def _by_problem(folder: Path) -> dict[int, list[Path]]:
+    found: dict[int, list[Path]] = {}
+    for path in sorted(folder.glob("problem[0-9]_*.ipynb")):
+        found.setdefault(int(path.name[len("problem")]), []).append(path)
+    return found
+
+
+def _profile(name: str) -> dict[str, dict[str, Any]]:
+    """Notebook → the parameters that the profile gives it."""
+    return yaml.safe_load(Path(__file__).with_name("profiles").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def parameters_cell(notebook: Path) -> str:
@@ -144,9 +176,8 @@ def profile_values(profile: str, notebook: Path) -> dict[str, Any]:
     """What `profile` sets in this notebook, checked against its contract; the rest keeps its default."""
     if profile not in PROFILES:
         raise ParameterError(f"profile is {profile!r}; expected one of {', '.join(PROFILES)}")
-    file = Path(__file__).with_name("profiles") / f"{profile}.yaml"
-    values = yaml.safe_load(file.read_text(encoding="utf-8")).get(Path(notebook).stem, {})
-    return check_all(contract(notebook), {**values, "profile": profile}, where=f"{file.name}, {notebook.stem}")
+    values = _profile(profile).get(Path(notebook).stem, {})
+    return check_all(contract(notebook), {**values, "profile": profile}, where=f"{profile}.yaml, {notebook.stem}")
 
 
 def check_all(known: Mapping[str, Parameter], values: Mapping[str, Any], where: str) -> dict[str, Any]:

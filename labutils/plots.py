@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from .estimates import Estimate
 from .fid import Scores
-from .training import History, write_whole
+from .training import History, locked, write_whole
 
 # Okabe and Ito's palette, told apart with every common form of colour blindness.
 BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
@@ -32,9 +32,17 @@ STYLE = {
 DPI = 200  # of the PNG; notebooks show it at half its pixels, sharp on a dense screen
 
 
+def lab_style():
+    """The context to make, draw and save a figure in: STYLE over the library's defaults, whatever the user has set.
+
+    A matplotlibrc with a dark style, LaTeX text or tight boxes, or a notebook's own settings, change no pixel.
+    """
+    return style.context(["default", STYLE])
+
+
 def figure(width: float = 7.5, height: float = 3.2, rows: int = 1, columns: int = 1, **arguments):
     """(Figure, axes) in the lab's style; sizes in inches. No pyplot: nothing is left open behind."""
-    with rc_context(STYLE):
+    with lab_style():
         fig = Figure(figsize=(width, height), layout="constrained")
         return fig, fig.subplots(rows, columns, **arguments)
 
@@ -42,12 +50,13 @@ def figure(width: float = 7.5, height: float = 3.2, rows: int = 1, columns: int 
 def show(fig: Figure, folder: Path, name: str, caption: str) -> None:
     """Save `folder/name.png` and `.svg`, keep the caption for the report, and display all in a notebook."""
     folder.mkdir(parents=True, exist_ok=True)
-    with rc_context(STYLE):
+    with lab_style():
         fig.savefig(folder / f"{name}.png", dpi=DPI)
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None})
     captions = folder / "captions.json"
-    known = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else {}
-    write_whole(captions, json.dumps(known | {name: caption}, indent=1, ensure_ascii=False) + "\n")
+    with locked(captions):  # another notebook of the run may add its own
+        known = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else {}
+        write_whole(captions, json.dumps(known | {name: caption}, indent=1, ensure_ascii=False) + "\n")
     from IPython.display import Image, Markdown, display
 
     png = (folder / f"{name}.png").read_bytes()
@@ -63,7 +72,7 @@ def two_pairs(phi: float, lines: tuple[Tensor, Tensor, Tensor], x: Tensor, f1: T
     lines: three (n, 2) samples, of p, of q_φ and of interpolates between them.
     """
     fig, (left, right) = figure(8.4, 3.0, columns=2)
-    with rc_context(STYLE):
+    with lab_style():
         names = ("p: (0, Z)", f"q: (φ, Z), φ = {phi:g}", "interpolates")
         for points, name, color in zip(lines, names, (BLUE, ORANGE, "#999999"), strict=True):
             left.plot(*points.T, ".", color=color, markersize=3.0, alpha=0.8, label=name)
@@ -85,7 +94,7 @@ def penalty_bias(
     """
     fig, (left, right) = figure(8.8, 3.4, columns=2)
     grid, exact = lines
-    with rc_context(STYLE):
+    with lab_style():
         for ax in (left, right):
             for (name, values), color, marker in zip(found.items(), (RED, ORANGE, BLUE), "s^o", strict=True):
                 ax.plot(grid, exact[name] - truth, color=color, linewidth=1.2)
@@ -107,7 +116,7 @@ def sweep(phi: Tensor, estimates: dict[str, Tensor], exact: dict[str, Tensor], u
     estimates: distance → (seeds, φ); exact: distance → (φ,).
     """
     fig, axes = figure(8.8, 5.2, 2, 2, sharex=True, height_ratios=(1.5, 1))
-    with rc_context(STYLE):
+    with lab_style():
         for (name, values), (top, bottom), color in zip(estimates.items(), axes.T, (BLUE, ORANGE), strict=True):
             truth = exact[name]
             mean, sd = values.mean(dim=0), values.std(dim=0) if len(values) > 1 else None
@@ -142,7 +151,7 @@ def slopes(phi: Tensor, found: dict[str, Tensor], exact: dict[str, Tensor]) -> F
     found: distance → (seeds, φ); exact: distance → (φ,), NaN where there is none.
     """
     fig, ax = figure(7.0, 3.2)
-    with rc_context(STYLE):
+    with lab_style():
         for (name, values), color, marker in zip(found.items(), (BLUE, ORANGE), "os", strict=True):
             ax.plot(phi, exact[name], color=BLACK, linewidth=1.2)
             sd = values.std(dim=0) if len(values) > 1 else None
@@ -156,7 +165,7 @@ def slopes(phi: Tensor, found: dict[str, Tensor], exact: dict[str, Tensor]) -> F
 def descent(paths: dict[str, list[Tensor]]) -> Figure:
     """φ against the step of its descent, one line a start. paths: distance → vectors of φ."""
     fig, ax = figure(7.0, 3.2)
-    with rc_context(STYLE):
+    with lab_style():
         ax.axhline(0, color=BLACK, linewidth=1.2)
         for (name, lines), color in zip(paths.items(), (BLUE, ORANGE), strict=True):
             for k, line in enumerate(lines):
@@ -179,7 +188,7 @@ def density_estimate(
     fig, axes = figure(9.6, 3.2, columns=3)
     titles = ("the discriminator", "the density", "the density, logarithmic")
     labels = ("D(x)", "density  [1/unit of x]", "density  [1/unit of x]")
-    with rc_context(STYLE):
+    with lab_style():
         for ax, k, title, label in zip(axes, (0, 1, 1), titles, labels, strict=True):
             for side in (-1, 1):
                 ax.axvspan(side * edge, side * x.abs().max().item(), color="#eeeeee", linewidth=0)
@@ -201,7 +210,7 @@ def training_paths(steps: Tensor, paths: dict[str, Tensor], target: float, marks
     paths: recipe → values at `steps`; target: what a perfect discriminator gives; marks: text → value.
     """
     fig, ax = figure(7.0, 3.2)
-    with rc_context(STYLE):
+    with lab_style():
         for (name, values), color in zip(paths.items(), (BLUE, ORANGE, GREEN, RED), strict=False):
             ax.plot(steps[: len(values)], values, color=color, label=name)
         for text, value in {"exact": target, **marks}.items():
@@ -217,7 +226,7 @@ def training_paths(steps: Tensor, paths: dict[str, Tensor], target: float, marks
 def batch_spread(found: dict[str, Tensor], exact: dict[str, float], units: dict[str, str], size: int) -> Figure:
     """Histograms of one trained network's estimate over many batches of `size` samples, and the exact value."""
     fig, axes = figure(8.4, 2.9, columns=len(found))
-    with rc_context(STYLE):
+    with lab_style():
         for ax, (name, values), color in zip(axes, found.items(), (BLUE, ORANGE), strict=True):
             ax.hist(values, bins=30, color=color, alpha=0.8)
             ax.axvline(exact[name], color=BLACK, linewidth=1.6, label="exact")
@@ -237,11 +246,11 @@ def _minus(value: float, _: int) -> str:
 def vae_curves(history: History, steps_per_epoch: int, target: float | None = None) -> Figure:
     """ELBO, reconstruction and KL after every epoch, on training and validation images, in nats per image."""
     fig, axes = figure(9.0, 3.2, columns=3)
-    with rc_context(STYLE):
+    with lab_style():
         for ax, term, title in zip(axes, ("elbo", "reconstruction", "kl"), TERMS, strict=True):
-            for split, label, style in SPLITS:
+            for split, label, look in SPLITS:
                 steps, values = history.column(f"{split}_{term}")
-                ax.plot(steps / steps_per_epoch, values, label=label, **style)
+                ax.plot(steps / steps_per_epoch, values, label=label, **look)
             ax.set(title=title, xlabel="epoch", ylabel="nats per image", xlim=(0, None))
             ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         if target is not None:
@@ -264,7 +273,7 @@ def recipe_curves(curves: dict[str, dict[str, list[float]]], report: float) -> F
     curves: recipe → {"epoch": …, "train_elbo": …, "valid_elbo": …}.
     """
     fig, ax = figure(7.0, 3.4)
-    with rc_context(STYLE):
+    with lab_style():
         for (name, curve), color in zip(curves.items(), (ORANGE, BLUE, GREEN), strict=False):
             ax.plot(curve["epoch"], curve["valid_elbo"], "o-", color=color, label=f"{name}, validation")
             ax.plot(curve["epoch"], curve["train_elbo"], "--", color=color, linewidth=1.2, label=f"{name}, training")
@@ -286,7 +295,7 @@ def likelihood_by_codes(
 ) -> Figure:
     """Left: mean estimate of log p(x) against the number of codes K. Right: median effective sample size."""
     fig, (left, right) = figure(8.4, 3.3, columns=2)
-    with rc_context(STYLE):
+    with lab_style():
         gain = [e.value for e in log_p]
         left.errorbar(codes, gain, yerr=[e.stderr for e in log_p], fmt="o-", color=BLUE, capsize=3)
         left.axhline(0, color=ORANGE, linewidth=1.2)
@@ -324,7 +333,7 @@ def latent_map(points: Tensor, labels: Tensor) -> Figure:
     """Codes in two directions, each drawn as the digit it came from. points: (n, 2); labels: (n,) digits."""
     fig, ax = figure(7.0, 6.0)
     colors = [BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#7a5c00", "#5f5f5f", "#004d3a"]
-    with rc_context(STYLE):
+    with lab_style():
         for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
             ax.text(x, y, str(label), color=colors[label], fontsize=7, ha="center", va="center", alpha=0.9)
         low, high = points.min(dim=0).values - 0.2, points.max(dim=0).values + 0.2
@@ -336,7 +345,7 @@ def latent_map(points: Tensor, labels: Tensor) -> Figure:
 def kl_by_unit(kl: Tensor, active: int) -> Figure:
     """Mean KL of each latent unit, sorted; `active`: how many units carry information."""
     fig, ax = figure(7.5, 2.8)
-    with rc_context(STYLE):
+    with lab_style():
         ranked = kl.sort(descending=True).values.tolist()
         ax.bar(
             range(1, len(ranked) + 1), ranked, color=[BLUE] * active + ["#bbbbbb"] * (len(ranked) - active), width=0.8
@@ -357,7 +366,7 @@ def image_rows(rows: list[tuple[str, Tensor]], title: str = "", cell: float = 0.
     count = max(len(images) for _, images in rows)
     room = max(1.3, 0.078 * max(len(label) for label, _ in rows))  # inches for the labels
     fig, axes = figure(count * cell + room, len(rows) * cell + (0.35 if title else 0.05), len(rows), 1, squeeze=False)
-    with rc_context(STYLE):
+    with lab_style():
         for ax, (label, images) in zip(axes[:, 0], rows, strict=True):
             _draw(ax, tile(images, columns=count))
             ax.set_anchor("W")  # beside its label: the layout knows nothing of the room that the aspect leaves
@@ -371,7 +380,7 @@ def image_sheet(images: Tensor, columns: int = 16, title: str = "", cell: float 
     """A sheet of images (n, channels, height, width) in [0, 1], every one on the same scale."""
     rows = -(-len(images) // columns)
     fig, ax = figure(columns * cell, rows * cell + (0.35 if title else 0.0))
-    with rc_context(STYLE):
+    with lab_style():
         _draw(ax, tile(images, columns))
         if title:
             ax.set_title(title)
@@ -410,7 +419,7 @@ def image_sheets(sheets: dict[str, Tensor], columns: int = 20, cell: float = 0.4
         columns * cell, sum(rows.values()) * cell + 0.32 * len(rows), len(rows), 1, squeeze=False,
         height_ratios=list(rows.values()),
     )  # fmt: skip
-    with rc_context(STYLE):
+    with lab_style():
         for ax, (name, images) in zip(axes[:, 0], sheets.items(), strict=True):
             _draw(ax, tile(images, columns))
             ax.set_title(name)
@@ -423,7 +432,7 @@ def gan_and_vae_curves(gan: dict[str, list | np.ndarray], vaes: dict[str, dict[s
     gan: `step`, `wasserstein`, `gradient_norm`, `penalty`; vaes: name → `step`, `reconstruction`, `kl`.
     """
     fig, axes = figure(9.6, 4.8, 2, 3)
-    with rc_context(STYLE):
+    with lab_style():
         for ax, name, title in zip(axes[0], ("wasserstein", "gradient_norm", "penalty"), CRITIC, strict=True):
             ax.plot(gan["step"], gan[name], ".-", color=BLUE)
             ax.set(title=title, xlabel="generator step", xlim=(0, None))
@@ -448,7 +457,7 @@ CRITIC = ("GAN: E critic(real) − E critic(fake)", "GAN: mean gradient norm", "
 def ranked_effects(effects: dict[str, Tensor]) -> Figure:
     """How much each latent coordinate moves the image, sorted within each model. effects: model → (latent,)."""
     fig, ax = figure(7.5, 3.0)
-    with rc_context(STYLE):
+    with lab_style():
         for (name, values), color in zip(effects.items(), (BLUE, ORANGE, GREEN), strict=False):
             ranked = values.sort(descending=True).values
             ax.plot(range(1, len(ranked) + 1), ranked, "o-", color=color, label=name, markersize=3)
@@ -465,7 +474,7 @@ def traversals(found: dict[str, tuple[Tensor, Tensor]], steps: Tensor, cell: flo
     """
     rows = max(len(dimensions) for dimensions, _ in found.values())
     fig, axes = figure(len(found) * (len(steps) * cell + 0.7), rows * cell + 0.9, 1, len(found), squeeze=False)
-    with rc_context(STYLE):
+    with lab_style():
         for ax, (name, (dimensions, images)) in zip(axes[0], found.items(), strict=True):
             _draw(ax, tile(images.flatten(0, 1), columns=len(steps)))
             pitch = images.shape[-1] + 2
@@ -484,7 +493,7 @@ def along_paths(alphas: Tensor, found: dict[str, dict[str, dict[str, list[Estima
     fig, axes = figure(
         10.2, 2.4 * len(found) + 0.4, len(found), len(next(iter(found.values()))), sharex=True, sharey="row"
     )
-    with rc_context(STYLE):
+    with lab_style():
         for k, (quantity, models) in enumerate(found.items()):
             row = axes[k]
             for ax, (model, paths) in zip(row, models.items(), strict=True):
@@ -502,7 +511,7 @@ def along_paths(alphas: Tensor, found: dict[str, dict[str, dict[str, list[Estima
 def digit_shares(real: Tensor, models: dict[str, Tensor]) -> Figure:
     """Share of each digit among real images, as bars, and among samples, as marks; each of shape (10,)."""
     fig, ax = figure(7.5, 3.0)
-    with rc_context(STYLE):
+    with lab_style():
         digits = np.arange(10)
         ax.bar(digits, real.numpy(), color="#cccccc", width=0.8, label="real test crops, their labels")
         shift = 0.5 / max(1, len(models) - 1)
@@ -518,7 +527,7 @@ def digit_shares(real: Tensor, models: dict[str, Tensor]) -> Figure:
 def fid_by_size(sizes: list[int], lines: dict[str, list[float]], asked: int) -> Figure:
     """The Fréchet distance of the same source from more and more samples; both axes logarithmic."""
     fig, ax = figure(7.0, 3.2)
-    with rc_context(STYLE):
+    with lab_style():
         for (name, values), color, marker in zip(lines.items(), (BLACK, BLUE, ORANGE, GREEN), "Dos^", strict=False):
             ax.plot(sizes[: len(values)], values, f"{marker}-", color=color, label=name)
         ax.axvline(asked, color=RED, linestyle="--", linewidth=1.0, label="asked for")
@@ -539,7 +548,7 @@ def floor_ratios(groups: dict[str, dict[str, tuple[Estimate, ...]]], labels: tup
         8.4, 0.42 * count + 0.5 * len(groups) + 0.4, len(groups), 1, squeeze=False, sharex=True,
         height_ratios=[len(models) for models in groups.values()],
     )  # fmt: skip
-    with rc_context(STYLE):
+    with lab_style():
         for ax, (group, models) in zip(axes[:, 0], groups.items(), strict=True):
             for k, (label, color, marker) in enumerate(zip(labels, (BLUE, ORANGE), "os", strict=True)):
                 ratios = [found[k] for found in models.values()]
@@ -563,7 +572,7 @@ def score_ladder(rungs: dict[str, Scores]) -> Figure:
     fig, (left, right) = figure(9.2, 0.36 * len(rungs) + 1.2, columns=2, sharey=True, width_ratios=(1, 1.4))
     first = next(iter(rungs.values()))
     places = np.arange(len(rungs))
-    with rc_context(STYLE):
+    with lab_style():
         left.barh(places, [s.fid.value / first.fid.value for s in rungs.values()], color=BLUE, height=0.6)
         left.axvline(1, color=BLACK, linewidth=1.2)
         left.set(title="FID", xlabel="times that of undamaged images")

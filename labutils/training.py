@@ -8,11 +8,14 @@ exact by construction, and leaves the caller's global random state alone.
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
+import errno
 import math
 import os
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -63,6 +67,26 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def compiled(module: nn.Module, *example: Tensor) -> Callable[..., Tensor]:
+    """`module` through `torch.compile`, tried once on `example`; where that fails, the module itself, with a warning.
+
+    It fails at its first call: on a GPU without Triton, on any device without a C compiler. Weights, running
+    statistics and the caller's random state stay as they were.
+    """
+    before = copy.deepcopy(module.state_dict())
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            fast = torch.compile(module)
+            fast(*example)
+        return fast
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"torch.compile does not work here, training goes on without it ({reason})", stacklevel=2)
+        return module
+    finally:
+        module.load_state_dict(before)
 
 
 def keep_freed_memory() -> None:
@@ -178,6 +202,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout: float = 60.0) -> Iterator[None]:
+    """Hold the lock of a file that several processes read, change and write back: `.NAME.lock`, beside it.
+
+    It ends with the process that holds it. Raises filelock.Timeout after `timeout` seconds.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(FileLock(path.with_name(f".{path.name}.lock")).acquire(timeout))
+        except NotImplementedError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):  # a file system without locks
+                raise
+        yield
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

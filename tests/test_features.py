@@ -82,6 +82,15 @@ def test_the_batch_size_does_not_matter(images):
         torch.testing.assert_close(features.extract(network, images, size), whole, rtol=0, atol=1e-6)
 
 
+def test_a_network_of_another_type_is_evaluated_in_its_own(images):
+    whole = features.extract(features.initialise(0), images)
+    exact = features.extract(features.initialise(0).double(), images)
+    assert exact.dtype == features.logits(features.initialise(0).double(), images).dtype == torch.float64
+    torch.testing.assert_close(exact.float(), whole, rtol=1e-4, atol=1e-5)
+    narrow = features.extract(features.initialise(0).bfloat16(), images)
+    assert narrow.dtype == torch.float32 and 0 < (narrow - whole).abs().max() < 0.2 * whole.abs().max()
+
+
 def test_images_that_are_no_bytes_are_refused(images):
     # The function behind both, as beartype would answer first.
     with pytest.raises(ValueError, match=r"images are torch\.float32; expected bytes"):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
-from labutils import keynumbers, parameters
+from labutils import keynumbers, parameters, training
 from labutils.commands import report
 from labutils.estimates import Estimate
 from labutils.keynumbers import Erratum
@@ -83,6 +85,49 @@ def test_the_ledger_is_the_documented_file_and_merges(scope, capsys, tmp_path):
     merged = json.loads(file.read_text())
     assert {(n["id"], n["value"]) for n in merged["numbers"]} == {("p2.elbo.valid", -93.0), ("p2.new", 2.0)}
     assert set(merged["seconds"]) == {"problem2", "problem9"}
+
+
+def test_two_notebooks_that_end_at_the_same_moment_both_stay_in_the_ledger(scope, tmp_path):
+    """The second waits while the first reads, changes and writes the file; so do the captions of the figures."""
+    from labutils import plots
+
+    one, other = (keynumbers.Run(name, scope, judged=True) for name in ("problem2_vae", "problem9_other"))
+    one.record("p2.elbo.valid", -93.0)
+    other.record("p2.new", 2.0)
+    one.save()
+    file, captions = tmp_path / "out" / "key_numbers.json", tmp_path / "out" / "figures" / "captions.json"
+    captions.parent.mkdir()
+    figure, _ = plots.figure(3.0, 2.0)
+    shown = (figure, captions.parent, "problem9-line", "A line.")
+    waiting = [threading.Thread(target=other.save), threading.Thread(target=plots.show, args=shown)]
+    with training.locked(file), training.locked(captions):
+        for thread in waiting:
+            thread.start()
+        waiting[0].join(0.5)
+        waiting[1].join(2.0)  # it draws first
+        assert all(thread.is_alive() for thread in waiting)
+        changed = json.loads(file.read_text())
+        changed["numbers"][0]["value"] = -91.0
+        file.write_text(json.dumps(changed))
+        captions.write_text('{"problem2-line": "Another."}')
+    for thread in waiting:
+        thread.join()
+    values = {(n["id"], n["value"]) for n in json.loads(file.read_text())["numbers"]}
+    assert values == {("p2.elbo.valid", -91.0), ("p2.new", 2.0)}
+    assert json.loads(captions.read_text()) == {"problem2-line": "Another.", "problem9-line": "A line."}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("flock")])
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch, error):
+    def acquire(lock, timeout=None):
+        raise error
+
+    monkeypatch.setattr(training.FileLock, "acquire", acquire)
+    with training.locked(tmp_path / "file"):
+        pass
+    error = OSError(errno.EACCES, "Permission denied")
+    with pytest.raises(OSError, match="Permission denied"), training.locked(tmp_path / "file"):
+        pass
 
 
 def test_without_out_dir_nothing_is_left_behind(scope):

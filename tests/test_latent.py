@@ -51,14 +51,31 @@ def test_the_straight_walk_leaves_the_shell_of_the_prior_and_the_spherical_one_d
     assert (latent.spherical(start, end, middle).norm(dim=2) / 10 - 1).abs().max() < 0.2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("degrees", [0.01, 1, 60, 90, 120, 175, 179.8])
+def test_a_spherical_walk_turns_and_lengthens_evenly_whatever_the_angle(degrees, dtype):
+    """Lengths of 2 and 1: between them all the way, where weights on the codes themselves reach 11.5 at 175°."""
+    omega = math.radians(degrees)
+    start = torch.tensor([[2 * math.cos(omega), 2 * math.sin(omega), 0]], dtype=dtype)
+    end = torch.tensor([[1.0, 0, 0]], dtype=dtype)
+    path = latent.spherical(start, end, ALPHAS)
+    assert path.dtype == dtype
+    torch.testing.assert_close(path[0].norm(dim=1), 1 + ALPHAS.to(dtype), rtol=1e-5, atol=1e-5)
+    turned = torch.atan2(path[0, :, 1], path[0, :, 0])
+    torch.testing.assert_close(turned, ALPHAS.to(dtype) * omega, rtol=1e-3, atol=1e-6)
+    assert (path[0, :, 2] == 0).all()
+    assert latent.spherical(start, end, ALPHAS.double()).dtype == dtype
+
+
 def test_nearly_equal_codes_and_impossible_ones(codes):
     z = codes[0]
     torch.testing.assert_close(latent.spherical(z, z, ALPHAS), z[:, None].expand(5, 11, 100))
     torch.testing.assert_close(latent.spherical(z, z * (1 + 1e-6), ALPHAS), latent.straight(z, z, ALPHAS))
+    torch.testing.assert_close(latent.spherical(z, 3 * z, ALPHAS), latent.straight(z, 3 * z, ALPHAS))
     with pytest.raises(ValueError, match="length 0"):
         latent.spherical(z, 0 * z, ALPHAS)
     with pytest.raises(ValueError, match="opposite"):
-        latent.spherical(z, -z, ALPHAS)
+        latent.spherical(z, -2 * z, ALPHAS)
 
 
 WEIGHTS = torch.arange(1, 101.0)
@@ -133,6 +150,8 @@ def test_samples_depend_on_the_seed_and_not_on_the_batch():
     z = torch.randn(7, 100, generator=generator(3, "samples"))
     with torch.no_grad():
         assert (from_bytes(images) - model(z)).abs().max() <= 1 / 255 + 1e-6
+    exact = latent.sample(model.double(), 7, seed=3).int()
+    assert (exact - images.int()).abs().max() <= 1
     with pytest.raises(ValueError, match="n is 0"):
         latent.sample(model, 0)
 

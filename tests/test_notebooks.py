@@ -122,6 +122,58 @@ def test_figures_go_through_the_run_and_have_a_reading(path):
         assert after, f"no prose reads the figure of cell {i}"
 
 
+# --- what a reader sees of the code -------------------------------------------------------------------
+
+
+def is_folded(cell):
+    """In JupyterLab or in Colab."""
+    return cell.metadata.get("jupyter", {}).get("source_hidden", False) or "cellView" in cell.metadata
+
+
+@notebooks
+def test_a_page_shows_whole_lines(path):
+    """JupyterLab beside its sidebar, 1,400 pixels wide, shows 88 characters of a line; the rest is cut off."""
+    lines = [line for cell in code_cells(path) for line in cell.source.splitlines()]
+    assert [line for line in lines if len(line) > 88] == []
+
+
+def test_ruff_holds_notebooks_to_the_same_width():
+    assert "line-length = 88" in (ROOT / "notebooks" / ".ruff.toml").read_text(encoding="utf-8").splitlines()
+
+
+@notebooks
+def test_a_cell_fits_a_screen(path):
+    cells = [cell for cell in code_cells(path) if cell.source != setup_cell(path)]
+    assert {cell.id: len(cell.source.splitlines()) for cell in cells if len(cell.source.splitlines()) > 25} == {}
+
+
+@notebooks
+def test_a_folded_cell_is_folded_everywhere_and_says_what_it_does(path):
+    """JupyterLab's mark, Colab's, and the title that either shows in its place."""
+    folded = [cell for cell in code_cells(path) if is_folded(cell) or "@title" in cell.source]
+    assert setup_cell(path) in [cell.source for cell in folded], "the first sight is not a screen of plumbing"
+    for cell in folded:
+        marks = cell.metadata.get("jupyter", {}).get("source_hidden"), cell.metadata.get("cellView")
+        assert marks == (True, "form"), f"{cell.id} has the marks {marks}"
+        assert re.match(r"# @title \S.{5,59}[^.\s]\n", cell.source), cell.source[:80]
+
+
+@notebooks
+def test_what_teaches_is_not_folded(path):
+    taught = {"answer", "parameters", "nbval-check-output"}
+    for cell in code_cells(path):
+        assert not (is_folded(cell) and taught & set(cell.metadata.get("tags", []))), cell.source[:80]
+        assert not (is_folded(cell) and re.search(r"\btrain_\w+\(|\.train\(", cell.source)), (
+            "an experiment in a folded cell"
+        )
+
+
+@notebooks
+def test_nothing_fails_and_goes_on(path):
+    """A check stops the notebook (labutils.checks); verdicts come from the run's ledger."""
+    assert [cell.id for cell in code_cells(path) if "FAIL" in cell.source] == []
+
+
 def test_one_command_writes_address_and_badge(tmp_path):
     for path in NOTEBOOKS:
         shutil.copy(path, tmp_path)

@@ -99,3 +99,22 @@ def test_a_sloppy_cell_is_no_contract(toy_notebook, line, message):
 def test_unknown_profile(toy_notebook):
     with pytest.raises(ParameterError, match="profile is 'fast'; expected one of smoke, cpu, gpu"):
         parameters.profile_values("fast", toy_notebook())
+
+
+def test_copies_are_never_taken_for_the_notebook(tmp_path):
+    def there(*names):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        for name in names:
+            (tmp_path / name).touch()
+        return {n: path.name for n, path in parameters.notebooks(tmp_path).items()}
+
+    copies = ["problem1_divergences-Copy1.ipynb", "problem1_divergences_backup.ipynb", "problem1_a.ipynb"]
+    assert there("problem1_divergences.ipynb", *copies, "problem4_new.ipynb", ".~problem4_new.ipynb") == {
+        1: "problem1_divergences.ipynb", 4: "problem4_new.ipynb",
+    }  # fmt: skip
+    assert sorted(copy.name for copy, notebook in parameters.copies(tmp_path)) == sorted(copies)
+    assert {notebook.name for _, notebook in parameters.copies(tmp_path)} == {"problem1_divergences.ipynb"}
+    assert there("problem1_mine.ipynb") == {1: "problem1_mine.ipynb"}, "one notebook is no riddle"
+    with pytest.raises(ParameterError, match=r"problem4_a\.ipynb and problem4_b\.ipynb, and problem 4 is one notebook"):
+        there("problem4_a.ipynb", "problem4_b.ipynb", "problem1_divergences.ipynb")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from labutils import plots
 from labutils.estimates import Estimate
@@ -49,6 +54,70 @@ def test_show_writes_png_svg_and_caption(tmp_path):
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes(), "SVG is the same every time"
     assert "date" not in (tmp_path / "a.svg").read_text()
+
+
+# What a user may have set for pictures of their own: LaTeX text, a dark style, tight boxes, other marks and layout.
+HOSTILE = """
+text.usetex: True
+text.color: white
+axes.facecolor: black
+axes.labelcolor: white
+axes.titlecolor: white
+axes.edgecolor: white
+axes.prop_cycle: cycler(color=["r", "g"])
+axes.xmargin: 0.3
+axes.autolimit_mode: round_numbers
+axes.unicode_minus: False
+xtick.color: white
+xtick.minor.visible: True
+ytick.direction: in
+grid.linestyle: :
+lines.marker: x
+path.sketch: 3, 100, 2
+image.origin: lower
+image.aspect: auto
+figure.dpi: 40
+figure.constrained_layout.w_pad: 0.5
+savefig.bbox: tight
+savefig.pad_inches: 1
+savefig.transparent: True
+svg.fonttype: none
+"""
+DRAW = """
+import sys
+from pathlib import Path
+import torch
+from test_plots import curves
+from labutils import plots
+figures = {"curves": curves(), "images": plots.image_rows([("a", torch.eye(9)[None, None])], title="one")}
+for name, figure in figures.items():
+    plots.show(figure, Path(sys.argv[1]), name, "")
+"""
+
+
+def test_the_users_own_settings_change_no_pixel(tmp_path):
+    for name, settings in (("plain", ""), ("hostile", HOSTILE)):
+        (tmp_path / f"{name}.rc").write_text(settings)
+        environment = {
+            **os.environ,
+            "MATPLOTLIBRC": str(tmp_path / f"{name}.rc"),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", DRAW, str(tmp_path / name)], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    plain, hostile = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("plain", "hostile"))
+    assert len(plain) == 5
+    assert [name for name in plain if plain[name] != hostile[name]] == []
+
+
+def test_every_figure_is_drawn_in_the_labs_style():
+    """Outside of it the user's settings would hold: whoever makes a figure also draws within `lab_style()`."""
+    for node in ast.parse((ROOT / "labutils" / "plots.py").read_text(encoding="utf-8")).body:
+        text = ast.unparse(node)
+        if isinstance(node, ast.FunctionDef) and node.name != "lab_style" and ("figure(" in text or "savefig(" in text):
+            assert "with lab_style():" in text, node.name
 
 
 def test_separating_directions_find_what_tells_classes_apart():

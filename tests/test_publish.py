@@ -195,6 +195,9 @@ def edit(file, **changes):
         (lambda r, c: (r / "run.json").unlink(), r"is no finished run: it has no run\.json"),
         (lambda r, c: (r / "key_numbers.json").unlink(), r"it has no key_numbers\.json"),
         (lambda r, c: (r / "key_numbers.json").write_text("{half"), r"key_numbers\.json is damaged"),
+        (lambda r, c: (r / "run.json").write_bytes(b"\xff"), r"run\.json is damaged"),
+        (lambda r, c: (c / "figures/manifest.json").write_text("{half"), r"manifest\.json is damaged"),
+        (lambda r, c: (c / "figures/manifest.json").write_text("[]"), r"manifest\.json is damaged"),
         (
             lambda r, c: edit(r / "run.json", notebooks={"problem2_toy": {"state": "running"}}),
             "problem2_toy is running",
@@ -216,6 +219,13 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(clone, run, damage,
     with pytest.raises(PublishError, match=message):
         publish.publish([folder], clone)
     assert tree(clone) == before
+
+
+def test_a_clone_that_cannot_be_written_is_one_clear_line(clone, run):
+    (clone / "figures").rmdir()
+    (clone / "figures").write_text("a file")
+    done = CliRunner().invoke(cli.main, ["publish", str(run()), "--into", str(clone)])
+    assert done.exit_code == 2 and f"{clone / 'figures'}: File exists" in done.output, done.output
 
 
 def test_runs_that_do_not_belong_together_are_refused(clone, run, tmp_path):

@@ -238,6 +238,7 @@ def test_data_build(tmp_path, monkeypatch):
 def test_remake(tmp_path, monkeypatch):
     """The trainings themselves are test_remake.py's; here that every name reaches its own, with the folder of data."""
     called = {}
+    monkeypatch.chdir(tmp_path)
     for name in cli.REMADE:
         monkeypatch.setattr(remake, name, lambda out, name=name, **more: called.update({name: more}) or out / name)
     assert labutils("labutils remake").count("reference") == len(cli.REMADE) == len(called)

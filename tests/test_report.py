@@ -156,6 +156,24 @@ def test_the_task_and_sections_come_from_the_executed_notebook(make):
     assert {"href": "problem2_vae.ipynb"} in page.all("a")
 
 
+def test_a_copy_in_the_run_folder_is_not_the_runs(make):
+    folder = make("run", NUMBERS)
+    for name, title in (("problem2_vae", "The run's"), ("problem2_vae-Copy1", "A copy's"), ("problem2_a", "A copy's")):
+        cells = [{"cell_type": "markdown", "source": f"# {title} title"}]
+        (folder / f"{name}.ipynb").write_text(json.dumps({"cells": cells}))
+    page = Page(report.write(folder))
+    assert "The run's title" in page.text and "A copy's" not in page.text
+    assert [a["href"] for a in page.all("a") if a["href"].endswith(".ipynb")] == ["problem2_vae.ipynb"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "figures/captions.json", "key_numbers.json"])
+def test_a_damaged_file_of_a_run_is_named(make, name):
+    folder = make("run", NUMBERS, CAPTIONS)
+    (folder / name).write_text("{half")
+    status, output = lab("report", folder)
+    assert status == 2 and f"{name} is damaged" in output and output.count("Error") == 1
+
+
 def test_a_notebook_cut_while_it_was_written_does_not_stop_the_report(make):
     folder = make("run", NUMBERS)
     (folder / "problem2_vae.ipynb").write_text('{"cells": [')

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.io import savemat
 
-from labutils import features, fid, latent, networks, vae
+from labutils import data, features, fid, latent, networks, vae
 from labutils.commands import cli, score
 from labutils.training import generator
 
@@ -98,7 +100,7 @@ def test_the_shipped_real_crops_and_their_floor(folder):
     assert found["b"] == "real test crops" and found["scores"]["m"] == 40 and found["floor"]["n"] == 30
     # More samples than training crops: as many as there are, less some to draw from.
     write_mat(folder / "many.mat", crops(200, 10))
-    assert json.loads(run(folder / "many.mat", "real", "--json"))["floor"]["n"] == 114
+    assert json.loads(run(folder / "many.mat", "real", "--json"))["floor"]["n"] == 120
 
 
 def test_floor_of_another_network_from_the_files_beside(folder):
@@ -178,9 +180,70 @@ def test_a_statistics_file_executes_nothing(folder, network, capsys):
     fields = {"mean": good.moments.mean, "cov": good.moments.cov, "count": 30, "real": True, "network": "reference"}
     trap = np.array([Trap()], dtype=object)
     np.savez(folder / "trap.npz", **fields, name=trap, network_sha256="9" * 64)
-    with pytest.raises(score.StatisticsError, match="allow_pickle"):
-        score.load_statistics(folder / "trap.npz")
+    pickled = folder / "pickled.npz"
+    pickled.write_bytes(pickle.dumps(Trap()))
+    for path in (folder / "trap.npz", pickled):
+        with pytest.raises(score.StatisticsError, match="more than plain arrays") as caught:
+            score.load_statistics(path)
+        assert "pickle=" not in str(caught.value), "NumPy's advice is to allow what may execute anything"
     assert "executed" not in capsys.readouterr().out
+
+
+def test_a_mat_file_in_capitals_is_one(folder):
+    (folder / "TEST_32x32.MAT").write_bytes((folder / "test_32x32.mat").read_bytes())
+    first, second = (json.loads(run(folder / "samples", folder / name, "--features", "other", "--json"))
+                     for name in ("test_32x32.mat", "TEST_32x32.MAT"))  # fmt: skip
+    assert first["scores"] == second["scores"] and first["floor"] == second["floor"] is not None
+
+
+def test_what_tools_leave_in_folders_is_not_scored(folder, capsys):
+    before = score.read_images(folder / "samples")
+    assert capsys.readouterr().err == ""
+    for place in (".ipynb_checkpoints", "0/.Trash-1000/files", "__MACOSX/0", "."):
+        (folder / "samples" / place).mkdir(parents=True, exist_ok=True)
+        name = ".hidden.png" if place == "." else "a.png"
+        Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(folder / "samples" / place / name)
+    assert torch.equal(score.read_images(folder / "samples"), before)
+    said = capsys.readouterr().err
+    assert "4 hidden images are left out" in said and len(said.splitlines()) == 1
+    for name in (".ipynb_checkpoints", ".Trash-1000", "__MACOSX", ".hidden.png"):
+        assert name in said
+    (folder / "samples").rename(folder / ".samples")
+    assert torch.equal(score.read_images(folder / ".samples"), before), "the folder itself was asked for"
+    (folder / "only" / ".ipynb_checkpoints").mkdir(parents=True)
+    with pytest.raises(data.DataError, match="has no images"):
+        score.read_images(folder / "only")
+
+
+def test_equal_crops_have_no_multiple_of_zero(folder):
+    write_mat(folder / "test_32x32.mat", crops(1, 13).repeat(40, 1, 1, 1))
+    output = run(folder / "samples", folder / "test_32x32.mat", "--features", "other")
+    assert "floor" in output and "times" in output
+    precision = next(line for line in output.splitlines() if line.startswith("precision"))
+    assert "times" not in precision
+    json.loads(run(folder / "test_32x32.mat", folder / "test_32x32.mat", "--json"))
+
+
+def test_the_table_says_what_its_errors_are(folder):
+    output = run(folder / "samples", folder / "test_32x32.mat")
+    assert score.LEGEND in output and "repeated draws of both sets" in output
+    output.encode("cp437", errors="strict"), output.encode("cp1252", errors="strict")
+
+
+def test_the_seed_reaches_the_floor_and_the_errors(folder, network):
+    a, b = (score.read(str(folder / name), network) for name in ("samples", "test_32x32.mat"))
+    first, again, other = (score.compare(a, b, network, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first.floor.fid.value != other.floor.fid.value and first.scores.fid.value == other.scores.fid.value
+    assert first.scores.fid.stderr != other.scores.fid.stderr
+
+
+def test_the_floor_is_drawn_from_the_split_asked_for(folder, network, monkeypatch):
+    asked = []
+    monkeypatch.setattr(features, "real", lambda split: asked.append(split) or (torch.ones(30, 512), torch.zeros(30)))
+    b = score.read(str(folder / "test_32x32.mat"), network)
+    score.floor_crops(b, network), score.floor_crops(b, network, "unseen")
+    assert asked == [score.FLOOR, "unseen"]
 
 
 def test_statistics_that_do_not_fit_together(folder, network):
@@ -218,6 +281,7 @@ def test_bad_arguments(folder):
         ([folder / "nowhere", "real"], "does not exist"),
         ([folder / "empty", "real"], "has no images"),
         ([folder / "nowhere.mat", "real"], "does not exist"),
+        ([folder / "samples", "--save", folder / "nowhere" / "a.npz"], "is no folder"),
         ([folder / "samples", folder / "samples" / "notes.txt"], "no file of feature statistics"),
     ):
         assert message in " ".join(run(*arguments, status=2).split())
@@ -266,6 +330,67 @@ def test_nothing_is_overwritten_by_samples(tmp_path, generators):
     assert sample("vae", "--n", 3, "--out", tmp_path / "empty").exit_code == 0
     assert sample("vae", "--n", 0, "--out", tmp_path / "none").exit_code == 2
     assert sample("dcgan", "--out", tmp_path / "none").exit_code == 2
+
+
+def written(folder) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_empty_folders_that_cannot_be_replaced_are_filled(tmp_path, generators, monkeypatch):
+    """The current folder, the target of a link; a mount refuses to be renamed or removed."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert sample("gan", "--n", 2, "--out", ".").exit_code == 0
+    assert written(tmp_path / "here") == ["00000.png", "00001.png"]
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert sample("gan", "--n", 2, "--out", tmp_path / "link").exit_code == 0
+    assert (tmp_path / "link").is_symlink() and written(tmp_path / "disk") == ["00000.png", "00001.png"]
+
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    rename = Path.rename
+
+    def busy(self, *target):
+        if mount in (self, *target):
+            raise OSError(16, "Device or resource busy")
+        return rename(self, *target)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    monkeypatch.setattr(Path, "rmdir", busy)
+    assert sample("gan", "--n", 2, "--out", mount).exit_code == 0
+    assert written(mount) == ["00000.png", "00001.png"]
+
+
+def test_a_cut_leaves_an_empty_folder_as_it_was(tmp_path, generators, monkeypatch):
+    rename = Path.rename
+
+    def full(self, target):
+        if target.name == "00002.png":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    done = sample("gan", "--n", 4, "--out", tmp_path)
+    assert done.exit_code == 2 and "cannot be written (No space left on device)" in " ".join(done.output.split())
+    assert written(tmp_path) == []
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", lambda self, path: full(path, path) and save(self, path))
+    for out in (tmp_path, tmp_path / "new"):
+        assert sample("gan", "--n", 4, "--out", out).exit_code == 2
+        assert written(tmp_path) == []
+
+
+def test_folders_that_cannot_be_written_are_named_in_a_line(tmp_path, generators):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    outs = [tmp_path / "file" / "samples", tmp_path / "dangling"]
+    outs += [Path("/proc/samples")] * Path("/proc/self").exists()  # where root cannot write either
+    for out in outs:
+        done = sample("gan", "--n", 2, "--out", out)
+        message = done.output.split("Error: ")[1].strip()
+        assert done.exit_code == 2 and "cannot be written" in message and str(out) in message.replace("\n", "")
+    assert written(tmp_path) == ["dangling", "file"]
 
 
 def test_sampling_and_scoring_are_two_commands(tmp_path, folder, generators):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -212,6 +213,58 @@ def test_killed_ten_times_at_random_moments_the_weights_are_the_same(tmp_path):
     expected, got = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "cut"))
     assert all(torch.equal(expected[key], got[key]) for key in expected)
     assert kills == 10, f"the training finished after {kills} kills: it ran much faster than the uncut one"
+
+
+# --- compiling --------------------------------------------------------------------------------------------
+
+
+def stand_in(failing):
+    """A `torch.compile` whose result runs the module, draws random numbers and, as without Triton, fails then."""
+
+    def compile(module):
+        def call(*arguments):
+            result = module(*arguments)
+            torch.rand(1)
+            if failing:
+                raise RuntimeError("Cannot find a working triton installation.\nMore information")
+            return result
+
+        return call
+
+    return compile
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_what_cannot_be_compiled_runs_without_and_is_left_as_it_was(failing, monkeypatch):
+    with training.forked_rng(0):
+        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    monkeypatch.setattr(torch, "compile", stand_in(failing))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made = training.compiled(net, torch.ones(5, 3))
+    assert (made is net) == failing
+    assert [str(w.message) for w in said] == failing * [
+        "torch.compile does not work here, training goes on without it "
+        "(RuntimeError: Cannot find a working triton installation.)"
+    ]
+    assert net.training and all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.slow
+def test_without_a_c_compiler_nothing_is_compiled(tmp_path):
+    code = """
+import torch
+from labutils.training import compiled
+net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+made = compiled(net, torch.ones(5, 3))
+assert made is net and made(torch.ones(2, 3)).sum().backward() is None
+"""
+    environment = {**os.environ, "CC": "/nonexistent", "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch.compile does not work here" in done.stderr
 
 
 def test_progress_prints_plain_lines_when_not_a_terminal(capsys):

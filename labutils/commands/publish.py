@@ -62,7 +62,7 @@ def read(folder: Path) -> Finished:
             content.append(json.loads((folder / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise PublishError(f"{folder} is no finished run: it has no {name}; {again}") from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise PublishError(f"{folder / name} is damaged ({error})") from None
     state, ledger, captions = content
     counted = {number["notebook"] for number in ledger["numbers"]}
@@ -210,8 +210,11 @@ def _json(content: Mapping[str, Any]) -> bytes:
 def _replaceable(figures: Path, pictures: Mapping[Path, bytes]) -> set[Path]:
     """The pictures published before. PublishError when one of them, or one in a new one's place, is another."""
     file = figures / "manifest.json"
-    entries = json.loads(file.read_text(encoding="utf-8"))["figures"] if file.exists() else []
-    published = {figures / entry["file"]: entry["sha256"] for entry in entries}
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))["figures"] if file.exists() else []
+        published = {figures / entry["file"]: entry["sha256"] for entry in entries}
+    except (ValueError, KeyError, TypeError) as error:
+        raise PublishError(f"{file} is damaged ({error}); restore it first") from None
     for path in {*published, *pictures}:
         content = path.read_bytes() if path.exists() else None
         if content not in (None, pictures.get(path)) and hashlib.sha256(content).hexdigest() != published.get(path):

@@ -15,8 +15,8 @@ import jinja2
 
 from .. import keynumbers, parameters
 from ..keynumbers import KeyNumber
-from ..training import write_whole
-from .run import STATE
+from ..training import locked, write_whole
+from .run import read_state
 
 COMPARISON = "labutils report, comparison"  # the generator a comparison page names, by which it is recognised
 
@@ -29,6 +29,7 @@ class Problem:
     title: str
     asks: str = ""  # HTML
     trouble: str = ""
+    notebooks: list[str] = field(default_factory=list)  # the executed ones that are there
     numbers: list[tuple[KeyNumber, dict[str, str]]] = field(default_factory=list)
     sections: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)  # heading, its figures
     errata: list[tuple[str, ...]] = field(default_factory=list)
@@ -36,19 +37,25 @@ class Problem:
 
 def write(out: Path) -> Path:
     """Write OUT/report.html from the ledger, the figures and the notebooks in `out`; returns its path."""
+    with locked(out / "report.html"):  # several runs may end in one folder at this moment
+        return _write(out, out / "report.html")
+
+
+def _write(out: Path, target: Path) -> Path:
     ledger, numbers = read(out)
     table = keynumbers.Table(numbers)
+    problems = _problems(out, ledger, table)
     page = _template("report.html.j2").render(
         ledger=ledger,
         columns=table.header[1:-1],
-        problems=_problems(out, ledger, table),
+        problems=problems,
         failed=[n for n in numbers if n.passed is False],
         judged=sum(n.judged for n in numbers),
         numbers=len(numbers),
-        notebooks=sorted(path.name for path in out.glob("problem*.ipynb")),
+        notebooks=[name for problem in problems for name in problem.notebooks],
     )
-    write_whole(out / "report.html", page)
-    return out / "report.html"
+    write_whole(target, page)
+    return target
 
 
 def read(out: Path) -> tuple[dict[str, Any], list[KeyNumber]]:
@@ -68,18 +75,21 @@ def _template(name: str) -> jinja2.Template:
 
 def _problems(out: Path, ledger: dict[str, Any], table: keynumbers.Table) -> list[Problem]:
     """All that is known of each notebook, in order of the problems."""
-    state = json.loads((out / STATE).read_text(encoding="utf-8")) if (out / STATE).exists() else {}
-    states = {problem_of(name): entry["state"] for name, entry in state.get("notebooks", {}).items()}
+    state = (read_state(out) or {"notebooks": {}})["notebooks"]
+    states = {problem_of(name): entry["state"] for name, entry in state.items()}
     figures, errata = _figures(out / "figures"), ledger.get("errata", [])
-    names = {*states, *figures, *(n.notebook for n in table.numbers), *(e["notebook"] for e in errata)}
-    problems = {key: Problem(key, key.replace("problem", "Problem ")) for key in sorted({problem_of(n) for n in names})}
+    names = sorted({*state, *(n.notebook for n in table.numbers), *(e["notebook"] for e in errata)})
+    keys = sorted({*figures, *map(problem_of, names)})
+    problems = {key: Problem(key, key.replace("problem", "Problem ")) for key in keys}
     for number, row in zip(table.numbers, table.rows(), strict=True):
         problems[problem_of(number.notebook)].numbers.append((number, dict(zip(table.header, row, strict=True))))
     for entry in errata:
         mistake = keynumbers.Erratum(**{name: value for name, value in entry.items() if name != "notebook"})
         problems[problem_of(entry["notebook"])].errata += keynumbers.Errata([mistake]).rows()
     for key, problem in problems.items():
-        cells = _cells(out, key)
+        own = [f"{name}.ipynb" for name in names if problem_of(name) == key]  # a copy beside them is not the run's
+        problem.notebooks = [name for name in own if (out / name).exists()]
+        cells = _cells([folder / name for folder in (out, parameters.notebooks_folder()) for name in own])
         problem.title, problem.asks = task(cells, problem.title)
         problem.trouble = _trouble(states.get(key, ""), cells)
         headings = _headings(cells)
@@ -99,7 +109,10 @@ def problem_of(name: str) -> str:
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Problem → its figures with captions, in the order the notebook made them; files that are gone are left out."""
     file = folder / "captions.json"
-    captions = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        captions = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error})") from error
     figures: dict[str, list[dict[str, Any]]] = {}
     for name, caption in captions.items():
         # PNG: a sheet of images as SVG holds the same pixels and is no sharper.
@@ -115,10 +128,9 @@ def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
 # --- what the notebook says -------------------------------------------------------------------------------
 
 
-def _cells(out: Path, key: str) -> list[dict[str, Any]]:
-    """Cells of the executed notebook beside the report, else of the package's; none when there is neither."""
-    packaged = parameters.notebooks().values()
-    for path in (*sorted(out.glob(f"{key}_*.ipynb")), *(path for path in packaged if problem_of(path.stem) == key)):
+def _cells(paths: list[Path]) -> list[dict[str, Any]]:
+    """Cells of the first notebook that can be read; none when there is none."""
+    for path in paths:
         try:
             return json.loads(path.read_text(encoding="utf-8"))["cells"]
         except (OSError, ValueError, KeyError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
@@ -22,6 +23,10 @@ from ..estimates import Estimate
 from ..training import write_whole
 
 IMAGES = (".png", ".jpg", ".jpeg")
+FLOOR = "train"  # the shipped real crops that a floor is drawn from
+LEGEND = """\
+±: standard deviation of a score over repeated draws of both sets at these sizes; of a floor, for one draw of it.
+Not in it: the bias of small sets, another training of a model. kid: of features standardised by those of B."""
 
 
 class StatisticsError(ValueError):
@@ -51,7 +56,7 @@ def save_statistics(path: Path, statistics: Statistics, with_features: bool = Tr
     FileExistsError if there is a file of that name already.
     """
     path = Path(path)
-    _must_be_new(path)
+    must_be_new(path)
     m = statistics.moments
     content = {"name": statistics.name, "mean": m.mean, "cov": m.cov, "count": m.count, "real": statistics.real}
     content |= {"network": statistics.network, "network_sha256": statistics.network_sha256}
@@ -62,9 +67,12 @@ def save_statistics(path: Path, statistics: Statistics, with_features: bool = Tr
     write_whole(path, file.getvalue())
 
 
-def _must_be_new(path: Path) -> None:
+def must_be_new(path: Path) -> None:
+    """FileExistsError if there is something of that name, FileNotFoundError if there is no folder for it."""
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name, or move it away")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: {path.parent} is no folder; make it first, or choose another")
 
 
 def load_statistics(path: Path) -> Statistics:
@@ -87,7 +95,11 @@ def load_statistics(path: Path) -> Statistics:
             f"{path} is no file of feature statistics: it has no {error.args[0].split()[0]}"
         ) from None
     except (ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise StatisticsError(f"{path} is damaged, or no file of feature statistics: {error}") from error
+        # NumPy advises to allow pickles, which may execute anything: never passed on.
+        reason = "it holds more than plain arrays" if "pickle" in str(error) else str(error)
+        raise StatisticsError(
+            f"{path} is damaged, or no file of feature statistics, as --save writes them: {reason}"
+        ) from error
 
 
 def must_be_empty(folder: Path) -> None:
@@ -97,25 +109,55 @@ def must_be_empty(folder: Path) -> None:
 
 
 def write_images(images: UInt8[Tensor, "n 3 32 32"], folder: Path) -> None:
-    """Write `folder/00000.png`, …; the folder appears when it is complete. FileExistsError if it holds anything."""
-    must_be_empty(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parent:
-        made = Path(parent, "images")
-        made.mkdir()
-        for i, image in enumerate(images):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(made / f"{i:05}.png")
-        if folder.exists():
-            folder.rmdir()
-        made.rename(folder)
+    """Write `folder/00000.png`, …; they appear when all of them are written. FileExistsError if it holds anything.
+
+    A new folder appears whole, by one renaming. One that is there and empty is filled: the current folder, a mount, or
+    what a link leads to cannot be replaced. OSError saying why it cannot be written; nothing is left behind then.
+    """
+    try:
+        must_be_empty(folder)
+        there = folder.exists()
+        if not there:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder if there else folder.parent, prefix=".images-") as parent:
+            made = Path(parent, "images")
+            made.mkdir()
+            for i, image in enumerate(images):
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(made / f"{i:05}.png")
+            if there:
+                _move_all(made, folder)
+            else:
+                made.rename(folder)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+def _move_all(source: Path, target: Path) -> None:
+    """Move the files of one folder into another; none if one cannot be moved."""
+    moved = []
+    try:
+        for path in sorted(source.iterdir()):
+            moved.append(path.rename(target / path.name))
+    except BaseException:
+        for path in moved:
+            path.unlink()
+        raise
 
 
 def read_images(folder: Path) -> UInt8[Tensor, "n 3 32 32"]:
     """Every PNG and JPEG in a folder and below it, in the order of their names.
 
-    data.DataError naming the file that cannot be read or is not 32×32 RGB, or a folder without images.
+    Hidden files and folders (.ipynb_checkpoints, .Trash-1000) and __MACOSX are left out; stderr says so if they hold
+    images. data.DataError naming the file that cannot be read or is not 32×32 RGB, or a folder without images.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
+    hidden = {path: part for path in found if (part := _hidden(path.relative_to(folder)))}
+    if hidden:
+        names = ", ".join(sorted(set(hidden.values())))
+        print(f"{folder}: {len(hidden):,} hidden images are left out, in or as {names}", file=sys.stderr)
+    paths = [path for path in found if path not in hidden]
     if not paths:
         raise data.DataError(f"{folder} has no images; expected files that end in {', '.join(IMAGES)}")
     images = []
@@ -131,6 +173,11 @@ def read_images(folder: Path) -> UInt8[Tensor, "n 3 32 32"]:
     return torch.stack(images)
 
 
+def _hidden(path: Path) -> str:
+    """The first part of a path that a person did not put there, or nothing."""
+    return next((part for part in path.parts if part.startswith(".") or part == "__MACOSX"), "")
+
+
 def read(name: str, network: nn.Module) -> Statistics:
     """Statistics of a folder of images, a .mat file, a saved statistics file, or the shipped `real` test crops."""
     path = Path(name)
@@ -141,7 +188,7 @@ def read(name: str, network: nn.Module) -> Statistics:
         return statistics(name, features.extract(network, read_images(path)), network, real=False)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a folder, a .mat or a statistics file, or real")
-    if path.suffix == ".mat":
+    if path.suffix.lower() == ".mat":
         return statistics(name, features.extract(network, data.read_mat(path).images), network, real=True)
     found = load_statistics(path)
     if found.network_sha256 != network.sha256:
@@ -162,17 +209,17 @@ def _must_be_reference(network: nn.Module) -> None:
         raise StatisticsError(f"the shipped real features are the reference network's, not of {network.name}")
 
 
-def training_crops(b: Statistics, network: nn.Module) -> tuple[Float[Tensor, "n d"] | None, str]:
-    """Features of real training crops to lay beside `b`, or None and the reason why there are none.
+def floor_crops(b: Statistics, network: nn.Module, split: str = FLOOR) -> tuple[Float[Tensor, "n d"] | None, str]:
+    """Features of other real crops to lay beside `b`, or None and the reason why there are none.
 
-    The shipped ones with the reference network, else those of train_32x32.mat beside a test_32x32.mat.
+    The shipped ones of `split` with the reference network, else those of train_32x32.mat beside a test_32x32.mat.
     """
     beside = Path(b.name).with_name("train_32x32.mat")
     if not b.real or b.features is None:
         return None, f"no floor: {b.name} {'has no features' if b.real else 'is not known to be real'}"
     if _is_reference(network):
-        train = features.real("train")[0]
-    elif Path(b.name).name == "test_32x32.mat" and beside.exists():
+        train = features.real(split)[0]
+    elif Path(b.name).name.lower() == "test_32x32.mat" and beside.exists():
         train = features.extract(network, data.read_mat(beside).images)
     else:
         return None, f"no floor: no real training crops with features of {network.name}"
@@ -207,10 +254,11 @@ class ScoreTable:
             line = f"{name:10}{_short(getattr(s, name)):>24}"
             if floor:
                 line += f"{_short(getattr(floor, name)):>24}"
-                if name != "kid":  # its floor can be zero or below
-                    line += f"{getattr(s, name).value / getattr(floor, name).value:10.2f} times"
+                of = getattr(floor, name).value
+                if name != "kid" and of > 0:  # no multiple of zero; and that of kid can be below
+                    line += f"{getattr(s, name).value / of:10.2f} times"
             lines.append(line)
-        return "\n".join(lines + [self.note] * bool(self.note))
+        return "\n".join([*lines, *filter(None, [self.note]), LEGEND])
 
     def json(self) -> str:
         """The same as a JSON object; an error that is not known is null."""
@@ -227,28 +275,26 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def compare(a: Statistics, b: Statistics, network: nn.Module) -> ScoreTable:
-    """All scores of `a` against `b`, with the floor where `b` is real."""
+def compare(a: Statistics, b: Statistics, network: nn.Module, seed: int = 0) -> ScoreTable:
+    """All scores of `a` against `b`, with the floor where `b` is real. seed: of the floor's draws and the errors'."""
     if a.features is None or b.features is None:
         p, q = a.moments, b.moments
         value = Estimate(fid.frechet_distance(p.mean, p.cov, q.mean, q.cov), math.nan, p.count)
         return ScoreTable(a.name, b.name, network.name, value, note="moments only: no error, no other scores, no floor")
-    real = fid.RealSet(b.features)
+    real = fid.RealSet(b.features, seed=seed)
     found = fid.scores(a.features, real)
-    train, note = training_crops(b, network)
-    if train is None:
-        return ScoreTable(a.name, b.name, network.name, found, note=note)
-    n = min(found.n, len(train) - len(train) // 20)  # some must be left out, or all draws are the same
-    return ScoreTable(a.name, b.name, network.name, found, fid.real_floor(train, real, n))
+    crops, note = floor_crops(b, network)
+    floor = None if crops is None else fid.real_floor(crops, real, min(found.n, len(crops)), seed=seed)
+    return ScoreTable(a.name, b.name, network.name, found, floor, note)
 
 
-def run(a: str, b: str | None, network_name: str, save: Path | None) -> ScoreTable | None:
+def run(a: str, b: str | None, network_name: str, save: Path | None, seed: int = 0) -> ScoreTable | None:
     """What `labutils fid` does: keep the statistics of `a` if asked to, and compare with `b` if there is one."""
     if save is not None:
-        _must_be_new(save)
+        must_be_new(save)
     network = features.load(network_name)
     found = read(a, network)
     other = read(b, network) if b is not None else None
     if save is not None:
         save_statistics(save, found)
-    return compare(found, other, network) if other is not None else None
+    return compare(found, other, network, seed) if other is not None else None
