@@ -254,7 +254,7 @@ print(len(lines), "helps")
     click_writes = "utf-8" if encoding == "ascii" else encoding  # click takes ascii for a misunderstanding
     child = start(
         RUN.replace("cli.main(sys", helps + "cli.main(sys"), "run", encoding=click_writes,
-        env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONUNBUFFERED": ""},
     )  # fmt: skip
     output, _ = child.communicate(timeout=300)
     assert child.returncode == 0, output
