@@ -348,8 +348,9 @@ def _he_initialise(layers: nn.Sequential) -> None:
                 layer.weight.copy_(layer.weight[:, :, :1, :1] * torch.outer(bilinear, bilinear))
         elif isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.weight[0].numel()))
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.zeros_(layer.bias)
+        else:
+            continue
+        nn.init.zeros_(layer.bias)
 
 
 class Generator(nn.Module):

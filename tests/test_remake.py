@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
         scipy.io.savemat(tmp_path / f"{name}_32x32.mat", {"X": images, "y": draws.integers(1, 11, (n, 1))})
     monkeypatch.setattr(remake, "GAN", dataclasses.replace(remake.GAN, batch_size=8, bfloat16=False))
     monkeypatch.setattr(remake, "GAN_STEPS", 2)
-    monkeypatch.setattr(remake, "VAE", dataclasses.replace(remake.VAE, batch_size=16))
+    monkeypatch.setattr(remake, "VAE", dataclasses.replace(remake.VAE, batch_size=16, learning_rate=1e-4))
     monkeypatch.setattr(remake, "COMPARED_VAE", remake.VAE)
     monkeypatch.setattr(remake, "VAE_EPOCHS", 1)
     return tmp_path
@@ -48,10 +48,10 @@ def test_the_vaes_are_kept_with_their_variance(folder):
     whole, decoder = vae.initialise(networks.ImageVAE, 1), vae.initialise(networks.Generator, 1)
     about = reference.load("svhn_vae", whole, made.parent)
     unit = reference.load("svhn_vae_unit", decoder, made.parent)
-    assert 0.3 < about["variance"] < 1.34, "1/3 for uniform bytes, and at most 1 that the untrained decoder adds"
+    assert 0.3 < about["variance"] < 1.0, "1/3 for uniform bytes, and what the untrained decoder adds"
     assert about["images"] == unit["images"] == 30
     assert unit["variance"] == 1.0 and unit["test_elbo"]["n"] == 12
-    assert about["test_elbo"]["n"] == 12 and about["test_elbo"]["value"] != unit["test_elbo"]["value"]
+    assert unit["test_elbo"]["value"] < about["test_elbo"]["value"], "σ = 1 is too wide for values in [−1, 1]"
 
 
 def test_architectures_are_compared_on_the_same_images(folder, monkeypatch):

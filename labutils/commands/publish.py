@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -233,7 +234,8 @@ def _write(contents: Mapping[Path, bytes]) -> None:
             os.replace(part, path)
     finally:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong above is what the user must hear of
+                part.unlink()
 
 
 def _what_was_done(
