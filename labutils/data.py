@@ -74,7 +74,10 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Three disjoint splits, with the hash that pins their content and a sentence on where they came from."""
+    """Disjoint splits, with the hash that pins their content and a sentence on where they came from.
+
+    unseen: of photographs, crops of the law of `train` that no model of this bundle is trained on or chosen by.
+    """
 
     name: str
     train: Split
@@ -82,6 +85,7 @@ class DataSet:
     test: Split
     sha256: str
     source: str
+    unseen: Split | None = None
 
     def __str__(self) -> str:
         sizes = " / ".join(f"{len(s):,}" for s in (self.train, self.valid, self.test))
@@ -207,8 +211,8 @@ def _parse_amat(content: bytes, path: Path) -> np.ndarray:
 def svhn(folder: Path) -> DataSet:
     """SVHN's cropped digits from `train_32x32.mat` and `test_32x32.mat` in `folder`; what is missing is fetched.
 
-    A tenth of the training file, drawn by a fixed generator, is the validation split. Raises DataError naming
-    the file that is damaged; or saying how to get one that is neither there nor can be fetched.
+    The training file is split as `svhn_rows` says. Raises DataError naming the file that is damaged; or saying how to
+    get one that is neither there nor can be fetched.
     """
     from torchvision.datasets import SVHN  # its addresses and hashes; the import takes a second
 
@@ -220,14 +224,26 @@ def svhn(folder: Path) -> DataSet:
             download(url, path, f"md5:{md5}")
         files.append(read_mat(path))
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    both, test = files
-    n = len(both) // 10
-    if n == 0:
-        raise DataError(f"{folder}: the training file has {len(both)} images; a validation split needs at least 10")
-    chosen = torch.zeros(len(both), dtype=torch.bool)
-    chosen[torch.randperm(len(both), generator=generator(0, "svhn", "valid"))[:n]] = True
-    train, valid = (Split(both.images[rows], both.labels[rows]) for rows in (~chosen, chosen))
-    return DataSet("svhn", train, valid, test, digest.hexdigest(), f"from {folder}, for non-commercial use")
+    whole, test = files
+    train, valid, unseen = (Split(whole.images[rows], whole.labels[rows]) for rows in svhn_rows(len(whole)))
+    if not (len(valid) and len(unseen)):
+        raise DataError(f"{folder}: the training file has {len(whole)} images; its splits need at least 50")
+    source = f"from {folder}, for non-commercial use"
+    return DataSet("svhn", train, valid, test, digest.hexdigest(), source, unseen)
+
+
+def svhn_rows(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Row numbers of SVHN's training file, n rows: to train on, to choose by, never to be seen; 44 : 1 : 5.
+
+    Neighbouring rows are digits of one photograph, so whole blocks of 50 rows are dealt out, and those of each 2,500
+    rows by themselves: a longer file deals the rows it shares with a shorter one alike, and what a shipped model has
+    not seen stays unseen whatever file is at hand. Files of fewer than 2,500 rows have smaller blocks.
+    """
+    block = min(50, max(1, n // 50))
+    groups = -(-n // (50 * block))
+    dealt = [torch.randperm(50, generator=generator(0, "svhn", group)) for group in range(groups)]
+    place = torch.cat(dealt).repeat_interleave(block)[:n]
+    return tuple(part.nonzero().flatten() for part in (place >= 6, place == 0, (place >= 1) & (place < 6)))
 
 
 def read_mat(path: str | Path) -> Split:

@@ -545,18 +545,18 @@ def scores(sample: Features, test: Features | RealSet, *, errors: bool = True) -
     return Scores(fid, kernel, *manifold, n=len(sample), m=len(real.rows))
 
 
-def real_floor(train: Features, test: Features | RealSet, n: int, repeats: int = 10, seed: int = 0) -> Scores:
-    """Real against real: the scores of `n` random training crops against the test crops, over `repeats` draws.
+def real_floor(others: Features, test: Features | RealSet, n: int, repeats: int = 10, seed: int = 0) -> Scores:
+    """Real against real: the scores of `n` random other real vectors against the test set, over `repeats` draws.
 
     Each value is a mean over draws; its error is that of *one* draw, to lay beside that of one set of samples: the
     standard deviation over repeated draws of n real vectors and of the test set (not the smaller error of the mean).
-    Rows are drawn from all of `train`, without replacement. ValueError unless 1 ≤ repeats and n ≤ N, their number.
+    Rows are drawn from all of `others`, without replacement. ValueError unless 1 ≤ repeats and n ≤ N, their number.
     """
-    train = _rows(train, "training set")
-    if not (0 < n <= len(train) and repeats >= 1):
-        raise ValueError(f"{repeats} draws of {n} out of {len(train)} real vectors; expected 1 or more, of no more")
-    rows = (torch.randperm(len(train), generator=generator(seed, "floor", i))[:n].numpy() for i in range(repeats))
-    return over_sets((train[chosen] for chosen in rows), test)
+    others = _rows(others, "real set")
+    if not (0 < n <= len(others) and repeats >= 1):
+        raise ValueError(f"{repeats} draws of {n} out of {len(others)} real vectors; expected 1 or more, of no more")
+    rows = (torch.randperm(len(others), generator=generator(seed, "floor", i))[:n].numpy() for i in range(repeats))
+    return over_sets((others[chosen] for chosen in rows), test)
 
 
 def over_sets(sets: Iterable[Features], test: Features | RealSet) -> Scores:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .data import from_bytes, shift
 from .divergences import gradient_norm, wasserstein_gap
-from .training import Batches, History, compiled, fit, generator
+from .training import Batches, History, compiled, fit, generator, update_average
 
 
 def interpolates(
@@ -73,18 +73,6 @@ def critic_loss(
 def generator_loss(critic: nn.Module, fake: Float[Tensor, "batch c h w"]) -> Float[Tensor, ""]:
     """−E[critic(fake)], which the generator minimises."""
     return -critic(fake).float().mean()
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """average ← d·average + (1 − d)·model, weight by weight, d = min(decay, (step + 1)/(step + 10)).
-
-    The smaller d of the first steps lets the average forget the initial weights (as in TensorFlow's
-    ExponentialMovingAverage).
-    """
-    d = min(decay, (step + 1) / (step + 10))
-    for a, b in zip(average.parameters(), model.parameters(), strict=True):
-        a.lerp_(b, 1 - d)
 
 
 @dataclass(frozen=True)

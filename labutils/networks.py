@@ -203,14 +203,14 @@ class DigitClassifier(nn.Module):
     """The course's digit classifier, whose convolution stack gives the 512 features of the Fréchet distance.
 
     Input in [−1, 1]. The stack ends in a 512×3×3 map, of which the course takes the top-left position. Plain
-    modules in the course's order, so that its state dict fits.
+    modules in the course's order, so that its state dict fits. dropout: of whole maps, in training; the course's 0.1.
     """
 
-    def __init__(self):
+    def __init__(self, dropout: float = 0.1):
         super().__init__()
 
         def block(channels: int, out: int) -> list[nn.Module]:
-            return [nn.Conv2d(channels, out, 3, padding=1), nn.ELU(), nn.Dropout2d(0.1)]
+            return [nn.Conv2d(channels, out, 3, padding=1), nn.ELU(), nn.Dropout2d(dropout)]
 
         self.conv_stack = nn.Sequential(
             *block(3, 8), *block(8, 16), nn.MaxPool2d(2),  # 32 → 16

@@ -586,3 +586,35 @@ def score_ladder(rungs: dict[str, Scores]) -> Figure:
         right.set(title="precision and its kin", xlabel="times that of undamaged images", xlim=(0, None))
         right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
+
+
+def aggregate_posterior(
+    spectra: dict[str, Tensor], densities: dict[str, Tensor], names: tuple[str, str] = ("codes of images", "prior")
+) -> Figure:
+    """Where the codes of a VAE lie and where its prior looks for them.
+
+    spectra: model → variances of its codes along their principal axes, sorted here; the prior's are all 1.
+    densities: source of codes → log density of each in one law fitted to the codes of images, drawn as histograms.
+    """
+    fig, (left, right) = figure(9.2, 3.2, columns=2, width_ratios=(1, 1.2))
+    with rc_context(STYLE):
+        for (name, values), color in zip(spectra.items(), (BLUE, ORANGE, GREEN), strict=False):
+            ranked = values.sort(descending=True).values.tolist()
+            left.plot(range(1, len(ranked) + 1), ranked, color=color, label=f"{names[0]}, {name}")
+        left.axhline(1, color=BLACK, linewidth=1.2, label=names[1])
+        left.set(title="spread of the codes", yscale="log", xlabel="principal axis, sorted", ylabel="variance")
+        left.legend(loc="lower left")
+        # Logarithmic: the draws that miss the codes of images miss them by far.
+        best = max(float(values.max()) for values in densities.values())
+        below = {name: (best - values.double()).clamp(min=1).log10() for name, values in densities.items()}
+        edges = np.linspace(0, max(float(v.max()) for v in below.values()) + 0.05, 70)
+        for (name, values), color in zip(below.items(), (BLUE, BLACK, ORANGE, GREEN), strict=False):
+            right.hist(
+                values.numpy(), bins=edges, density=True, histtype="step", linewidth=1.8, color=color, label=name
+            )
+        right.set(title="how likely a code is among those of images", yticks=[], ylabel="share of codes")
+        right.set_xlabel("nats below the most likely one")
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+        right.xaxis.set_major_formatter(lambda v, _: f"{10**v:,.0f}")
+        right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig

@@ -337,6 +337,18 @@ def fit(
     return history
 
 
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """average ← d·average + (1 − d)·model, weight by weight, d = min(decay, (step + 1)/(step + 10)).
+
+    The smaller d of the first steps lets the average forget the initial weights (as in TensorFlow's
+    ExponentialMovingAverage).
+    """
+    d = min(decay, (step + 1) / (step + 10))
+    for a, b in zip(average.parameters(), model.parameters(), strict=True):
+        a.lerp_(b, 1 - d)
+
+
 def _read(rows: list[Mapping[str, Tensor]], first_step: int) -> list[dict[str, float]]:
     values = [{name: float(value) for name, value in row.items()} for row in rows]
     for i, row in enumerate(values):

@@ -10,6 +10,7 @@ argument, Bernoulli by default.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from . import estimates
 from .data import shift
 from .estimates import Estimate
-from .training import Batches, History, fit, forked_rng, generator
+from .training import Batches, History, fit, forked_rng, generator, update_average
 
 
 def bernoulli_log_likelihood(
@@ -407,7 +408,8 @@ class Recipe:
     """How to train. schedule: `constant`, or `one-cycle`: a linear rise to the rate, then a cosine to zero.
 
     path_gradient: of `path_elbo`, which has less noise, in place of `elbo`'s. shifted: share of the steps in which
-    images may be moved by a pixel each way; the chance of it falls linearly from 1 at the first step to 0.
+    images may be moved by a pixel each way; the chance of it falls linearly from 1 at the first step to 0. decay: of
+    an average of the weights over the steps, which then is what is evaluated and kept; 0: the last weights are.
     """
 
     batch_size: int = 64
@@ -416,6 +418,7 @@ class Recipe:
     warm_up: float = 0.1  # share of the steps
     path_gradient: bool = False
     shifted: float = 0.0
+    decay: float = 0.0
 
     def at(self, learning_rate: float) -> Recipe:
         """This recipe with another (peak) learning rate; 0 keeps its own."""
@@ -474,6 +477,10 @@ def train(
     images = images.to(device)
     optimiser = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: recipe.factor(i, total))
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    kept = copy.deepcopy(model).requires_grad_(False) if recipe.decay else model
+    if recipe.decay:
+        parts["average"] = kept
 
     def step(i: int) -> dict[str, Tensor]:
         x = prepare(images[batches(i).to(device)]).to(weights)
@@ -488,26 +495,31 @@ def train(
         loss.backward()
         optimiser.step()
         schedule.step()
+        if recipe.decay:
+            update_average(kept, model, recipe.decay, i)
         return {"loss": loss, "reconstruction": terms.reconstruction.mean(), "kl": terms.kl.mean()}
 
     def evaluate() -> dict[str, float]:
         found = {
-            name: evaluate_elbo(model, prepare(some), seed=seed, likelihood=likelihood) for name, some in watch.items()
+            name: evaluate_elbo(kept, prepare(some), seed=seed, likelihood=likelihood) for name, some in watch.items()
         }
         terms = ("elbo", "reconstruction", "kl")
         return {f"{name}_{term}": getattr(found[name], term).value for name in found for term in terms}
 
     settings = asdict(recipe) | {"epochs": epochs, "seed": seed, "latent": model.latent, "images": len(images)}
-    return fit(
+    history = fit(
         step,
         total,
-        parts={"model": model, "optimiser": optimiser, "schedule": schedule},
+        parts=parts,
         recipe=settings | dict(about or {}),
         checkpoint=checkpoint,
         evaluate=evaluate,
         evaluate_every=batches.per_epoch,
         desc="training the VAE",
     )
+    if recipe.decay:
+        model.load_state_dict(kept.state_dict())
+    return history
 
 
 def active_units(means: Float[Tensor, "n latent"], threshold: float = 0.01) -> Bool[Tensor, " latent"]:

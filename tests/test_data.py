@@ -376,7 +376,7 @@ def crops(n: int, seed: int = 0) -> dict[str, np.ndarray]:
 def svhn_folder(tmp_path):
     folder = tmp_path / "svhn"
     folder.mkdir()
-    scipy.io.savemat(folder / "train_32x32.mat", crops(40))
+    scipy.io.savemat(folder / "train_32x32.mat", crops(60))
     scipy.io.savemat(folder / "test_32x32.mat", crops(7, seed=1), do_compression=True)
     return folder
 
@@ -395,24 +395,40 @@ def test_any_number_of_crops_is_read_pixel_by_pixel(tmp_path, n):
 def test_svhn_is_split_by_a_fixed_generator(svhn_folder):
     found = data.load("svhn", svhn_folder)
     whole = data.read_mat(svhn_folder / "train_32x32.mat")
-    assert [len(s) for s in (found.train, found.valid, found.test)] == [36, 4, 7]
-    again = {x.numpy().tobytes() for x in (*found.train.images, *found.valid.images)}
-    assert again == {x.numpy().tobytes() for x in whole.images}, "disjoint, and nothing lost"
-    assert torch.equal(found.valid.images, data.load("svhn", svhn_folder).valid.images)
-    rows = [next(i for i in range(40) if torch.equal(whole.images[i], x)) for x in found.valid.images]
-    assert rows != list(range(4)) and rows != list(range(36, 40)) and rows == sorted(rows)
-    assert whole.labels[rows].tolist() == found.valid.labels.tolist()
+    parts = found.train, found.valid, found.unseen
+    assert [len(s) for s in (*parts, found.test)] == [53, 1, 6, 7]
+    for split, rows in zip(parts, data.svhn_rows(60), strict=True):
+        assert torch.equal(split.images, whole.images[rows]) and torch.equal(split.labels, whole.labels[rows])
+    assert torch.equal(found.unseen.images, data.load("svhn", svhn_folder).unseen.images)
     assert "non-commercial" in str(found)
     scipy.io.savemat(svhn_folder / "test_32x32.mat", crops(7, seed=2))
     assert data.load("svhn", svhn_folder).sha256 != found.sha256
 
 
+@pytest.mark.parametrize("n", [50, 60, 2499, 2500, 4434, 50_000, 73_257])
+def test_every_row_of_svhn_has_one_split_and_its_neighbours_share_it(n):
+    rows = data.svhn_rows(n)
+    assert torch.equal(torch.cat(rows).sort().values, torch.arange(n))
+    assert torch.allclose(torch.tensor([len(r) / n for r in rows]), torch.tensor([0.88, 0.02, 0.1]), atol=0.02)
+    split = torch.cat([torch.full_like(r, k) for k, r in enumerate(rows)])[torch.cat(rows).argsort()]
+    whole = split[: n // 50 * 50].view(-1, 50) if n >= 2500 else split[:, None]
+    assert (whole == whole[:, :1]).all(), "a photograph's digits are neighbours: a block stays together"
+    assert all(r[-1] > n * 0.5 > r[0] for r in rows if len(r) > 100), "drawn from all of the file"
+
+
+def test_a_longer_svhn_file_splits_the_rows_of_a_shorter_one_alike():
+    """Else what a shipped model has not seen would be among another file's training crops."""
+    short, long = data.svhn_rows(50_000), data.svhn_rows(73_257)
+    assert all(torch.equal(a, b[b < 50_000]) for a, b in zip(short, long, strict=True))
+    assert [len(a) for a in short] == [44_000, 1000, 5000]
+
+
 @real_files
 def test_the_real_files_are_read():
     found = data.load("svhn", SVHN)
-    assert [len(s) for s in (found.train, found.valid, found.test)] == [3991, 443, 500]
-    counts = [split.labels.bincount(minlength=10).argmax().item() for split in (found.train, found.valid, found.test)]
-    assert counts == [1, 1, 1], "1 is the most frequent digit of a house number"
+    splits = found.train, found.valid, found.unseen, found.test
+    assert [len(s) for s in splits] == [3884, 50, 500, 500]
+    assert all(split.labels.bincount(minlength=10).argmax() == 1 for split in splits if len(split) > 50)
 
 
 BROKEN = {
@@ -448,9 +464,9 @@ def test_a_damaged_mat_file_is_named(tmp_path, svhn_folder, keep):
         data.read_mat(tmp_path / "none.mat")
 
 
-def test_too_few_crops_for_a_validation_split_are_refused(svhn_folder):
+def test_too_few_crops_for_the_splits_are_refused(svhn_folder):
     scipy.io.savemat(svhn_folder / "train_32x32.mat", crops(9))
-    with pytest.raises(data.DataError, match="has 9 images; a validation split needs at least 10"):
+    with pytest.raises(data.DataError, match="has 9 images; its splits need at least 50"):
         data.svhn(svhn_folder)
 
 

@@ -249,3 +249,19 @@ def test_traversals_name_coordinates_and_steps():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["7", "40"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["−3", "0", "3"]
     assert len(plots.image_sheets({"a": images[0], "b": images[1]}, columns=2).axes) == 2
+
+
+def test_where_codes_and_prior_lie_is_drawn_with_every_source_named():
+    draw = torch.Generator().manual_seed(0)
+    codes, prior = torch.randn(300, generator=draw) - 130, 40 * torch.randn(300, generator=draw) - 2000
+    fig = plots.aggregate_posterior({"calibrated": torch.tensor([0.02, 20.0, 1.0])}, {"codes": codes, "prior": prior})
+    left, right = fig.axes
+    assert left.lines[0].get_ydata().tolist() == pytest.approx([20.0, 1.0, 0.02]), "sorted"
+    assert left.lines[1].get_ydata()[0] == 1.0, "the prior's variance"
+    assert [t.get_text() for t in right.get_legend().get_texts()] == ["codes", "prior"]
+    for ax in fig.axes:
+        assert ax.get_xlabel() and ax.get_ylabel() and ax.get_title(loc="left")
+    marked = [p.get_xy() for p in right.patches]  # nats below the best, on a logarithmic axis
+    assert 10 ** marked[1][marked[1][:, 1] > 0][:, 0].max() == pytest.approx(
+        (codes.max() - prior.min()).item(), rel=0.2
+    )

@@ -30,7 +30,7 @@ COMMANDS = [
 ]
 LAYERS = [
     {"keynumbers", "checks", "plots", "parameters"},
-    {"divergences", "vae", "gan", "fid", "latent"},
+    {"divergences", "vae", "gan", "fid", "latent", "priors"},
     {"distributions", "networks", "features", "data", "distortions", "reference"},
     {"street_digits"},
     {"training", "estimates"},

@@ -46,10 +46,12 @@ def test_what_is_shipped_is_what_the_manifest_says():
     assert entries["vae_mnist"]["data"] == {"binarized-mnist": data.BINARIZED_SHA256}
     name = entries["vae_mnist"]["recipe"]
     assert entries["vae_mnist"]["settings"] == vae.asdict(vae.RECIPES[name]) | {"epochs": remake.VAE_MNIST_EPOCHS[name]}
-    classifier, shipped = entries["svhn_classifier"], entries["svhn_features"]
+    classifier = entries["svhn_classifier"]
     assert classifier["settings"] == features.RECIPE | {"epochs": features.EPOCHS}
-    assert shipped["network"] == classifier["sha256"], "the features come from the shipped network"
-    assert shipped["data"] == classifier["data"] and set(shipped["data"]) == {"svhn"}
+    for split in ("train", "unseen", "test"):
+        shipped = entries[f"svhn_features_{split}"]
+        assert shipped["network"] == classifier["sha256"], "the features come from the shipped network"
+        assert shipped["data"] == classifier["data"] and set(shipped["data"]) == {"svhn"}
 
 
 def test_tensors_are_kept_as_they_are(tmp_path):
@@ -63,7 +65,7 @@ def test_tensors_are_kept_as_they_are(tmp_path):
 def test_the_classifier_is_remade_from_a_folder(tmp_path, monkeypatch):
     """The whole path on a few random crops: files in the folder, the manifest's entries, features that fit."""
     draw = np.random.default_rng(0)
-    for name, n in (("train", 140), ("test", 20)):
+    for name, n in (("train", 160), ("test", 20)):
         labels = (np.arange(n) % 10 + 1).astype(np.uint8)[:, None]
         content = {"X": draw.integers(0, 256, (32, 32, 3, n), dtype=np.uint8), "y": labels}
         scipy.io.savemat(tmp_path / f"{name}_32x32.mat", content)
@@ -74,12 +76,15 @@ def test_the_classifier_is_remade_from_a_folder(tmp_path, monkeypatch):
     assert done.output.strip().endswith(str(out / "svhn_classifier.safetensors"))
     network, entries = features.initialise(5), reference.manifest(out)
     reference.load("svhn_classifier", network, out)
-    found = reference.load_tensors("svhn_features", out)
-    train = data.read_mat(tmp_path / "train_32x32.mat")
-    assert found["train"].dtype == torch.float16 and found["test"].shape == (20, 512)
-    torch.testing.assert_close(found["train"].float(), features.extract(network, train.images), rtol=1e-3, atol=1e-3)
-    assert found["train_labels"].tolist() == train.labels.tolist()
-    assert entries["svhn_classifier"]["test_accuracy"]["n"] == 20
+    crops = data.load("svhn", tmp_path)
+    for name in ("train", "unseen", "test"):
+        found, split = reference.load_tensors(f"svhn_features_{name}", out), getattr(crops, name)
+        assert found["features"].dtype == torch.float16 and entries[f"svhn_features_{name}"]["network"]
+        expected = features.extract(network, split.images)
+        torch.testing.assert_close(found["features"].float(), expected, rtol=1e-3, atol=1e-3)
+        assert found["labels"].tolist() == split.labels.tolist()
+    assert entries["svhn_classifier"]["accuracy"]["test"]["n"] == 20
+    assert entries["svhn_classifier"]["images"] == len(crops.train) < 160
     assert entries["svhn_classifier"]["settings"]["epochs"] == 1
 
 

@@ -9,17 +9,21 @@ import pytest
 import scipy.io
 import torch
 
-from labutils import networks, reference, training, vae
+from labutils import data, networks, priors, reference, training, vae
 from labutils.commands import remake
+
+
+def photographs(folder, n):
+    for name, count in (("train", n), ("test", 12)):
+        draws = np.random.default_rng(count)
+        images = draws.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        scipy.io.savemat(folder / f"{name}_32x32.mat", {"X": images, "y": draws.integers(1, 11, (count, 1))})
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with an SVHN of 30 + 12 random images; recipes of a few steps."""
-    for name, n in (("train", 30), ("test", 12)):
-        draws = np.random.default_rng(n)
-        images = draws.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
-        scipy.io.savemat(tmp_path / f"{name}_32x32.mat", {"X": images, "y": draws.integers(1, 11, (n, 1))})
+    """A folder with an SVHN of 50 + 12 random images, 44 to train on; recipes of a few steps."""
+    photographs(tmp_path, 50)
     monkeypatch.setattr(remake, "GAN", dataclasses.replace(remake.GAN, batch_size=8, bfloat16=False))
     monkeypatch.setattr(remake, "GAN_STEPS", 2)
     monkeypatch.setattr(remake, "VAE", dataclasses.replace(remake.VAE, batch_size=16, learning_rate=1e-4))
@@ -32,7 +36,7 @@ def test_the_gan_is_kept_as_its_averaged_generator(folder, monkeypatch):
     made = remake.svhn_gan(folder / "out", folder, device="cpu")
     model = vae.initialise(networks.Generator, 1)
     about = reference.load("svhn_gan", model, made.parent)
-    assert about["images"] == 30
+    assert about["images"] == 44
     assert about["settings"]["steps"] == 2 and len(about["curves"]["wasserstein"]) == len(about["curves"]["step"])
     average = training.load_checkpoint(folder / "out" / "svhn_gan-00002.pt")
     for name, value in model.state_dict().items():
@@ -43,15 +47,26 @@ def test_the_gan_is_kept_as_its_averaged_generator(folder, monkeypatch):
     assert remake.svhn_gan(folder / "out", folder, device="cpu").read_bytes() == before
 
 
-def test_the_vaes_are_kept_with_their_variance(folder):
+def test_the_vaes_are_kept_with_their_variance_and_a_prior(folder, monkeypatch):
+    photographs(folder, 160)  # a covariance of 100 dimensions wants more codes than that
+    monkeypatch.setattr(remake, "PRIOR_COMPONENTS", 2)
     made = remake.svhn_vae(folder / "out", folder, device="cpu")
     whole, decoder = vae.initialise(networks.ImageVAE, 1), vae.initialise(networks.Generator, 1)
     about = reference.load("svhn_vae", whole, made.parent)
     unit = reference.load("svhn_vae_unit", decoder, made.parent)
     assert 0.3 < about["variance"] < 1.0, "1/3 for uniform bytes, and what the untrained decoder adds"
-    assert about["images"] == unit["images"] == 30
     assert unit["variance"] == 1.0 and unit["test_elbo"]["n"] == 12
-    assert unit["test_elbo"]["value"] < about["test_elbo"]["value"], "σ = 1 is too wide for values in [−1, 1]"
+    for part in ("train", "unseen", "test"):
+        assert unit[f"{part}_elbo"]["value"] < about[f"{part}_elbo"]["value"], "σ = 1 is too wide for values in [−1, 1]"
+
+    found = data.load("svhn", folder)
+    assert about["images"] == unit["images"] == len(found.train)
+    prior = priors.Mixture.of(reference.load_tensors("svhn_vae_prior", made.parent))
+    assert prior.means.shape == (2, 100)
+    assert reference.manifest(made.parent)["svhn_vae_prior"]["model"] == about["sha256"], "the codes are this model's"
+    codes = priors.aggregate_codes(whole, data.from_bytes(found.unseen.images))
+    expected = about["kl_of_aggregate"]["2"]["value"]
+    assert priors.kl_of_aggregate(codes, prior).value == pytest.approx(expected, rel=0.02, abs=0.2), "half precision"
 
 
 def test_architectures_are_compared_on_the_same_images(folder, monkeypatch):
@@ -62,8 +77,8 @@ def test_architectures_are_compared_on_the_same_images(folder, monkeypatch):
     assert [(r["model"], r["architecture"]) for r in rows] == [
         ("GAN", "conv"), ("VAE", "conv"), ("GAN", "mlp"), ("VAE", "mlp"),
     ]  # fmt: skip
-    # A VAE trains in whole passes over the 30 crops: its last batch of 16 has 14.
-    assert {(r["model"], r["images"], r["steps"]) for r in rows} == {("GAN", 32, 4), ("VAE", 30, 2)}
+    # A VAE trains in whole passes over the 44 crops: its last batch of 16 has 12.
+    assert {(r["model"], r["images"], r["steps"]) for r in rows} == {("GAN", 32, 4), ("VAE", 44, 3)}
     assert all(r["fid"] > r["floor"] > 0 and r["sd"] > 0 for r in rows), "untrained models are no match for real crops"
     with pytest.raises(reference.ReferenceModelError, match="no table 'svhn_architectures'"):
         reference.table("svhn_architectures", folder)

@@ -41,7 +41,7 @@ def network(monkeypatch):
         return net
 
     def real(split):
-        return features.extract(load("reference"), crops(120 if split == "train" else 40, len(split))), torch.zeros(1)
+        return features.extract(load("reference"), crops(120 if split == "unseen" else 40, len(split))), torch.zeros(1)
 
     monkeypatch.setattr(features, "load", load)
     monkeypatch.setattr(features, "real", real)
@@ -76,7 +76,7 @@ def test_a_folder_against_a_mat_with_its_floor(folder, network):
     assert torch.equal(score.read_images(folder / "samples"), images)
     test = features.extract(network, crops(50, 8))
     expected = fid.scores(features.extract(network, images), test)
-    floor = fid.real_floor(features.real("train")[0], test, 30)
+    floor = fid.real_floor(features.real("unseen")[0], test, 30)
     for part, scores in (("scores", expected), ("floor", floor)):
         assert (found[part]["n"], found[part]["m"]) == (30, 50)
         for name in fid.SCORES:
@@ -98,7 +98,7 @@ def test_the_table_shows_every_score_beside_its_floor(folder):
 def test_the_shipped_real_crops_and_their_floor(folder):
     found = json.loads(run(folder / "samples", "real", "--json"))
     assert found["b"] == "real test crops" and found["scores"]["m"] == 40 and found["floor"]["n"] == 30
-    # More samples than training crops: as many as there are, less some to draw from.
+    # More samples than unseen crops: as many as there are, less some to draw from.
     write_mat(folder / "many.mat", crops(200, 10))
     assert json.loads(run(folder / "many.mat", "real", "--json"))["floor"]["n"] == 120
 
@@ -108,16 +108,16 @@ def test_floor_of_another_network_from_the_files_beside(folder):
     assert found["network"] == "other" and found["floor"]["n"] == 30
     write_mat(folder / "mine.mat", crops(50, 11))
     found = json.loads(run(folder / "samples", folder / "mine.mat", "--features", "other", "--json"))
-    assert found["floor"] is None and "no real training crops" in found["note"]
+    assert found["floor"] is None and "no other real crops" in found["note"]
     assert "the reference network's, not of other" in run(folder / "samples", "real", "--features", "other", status=2)
 
 
 def test_no_floor_where_it_would_mean_nothing(folder):
     found = json.loads(run(folder / "test_32x32.mat", folder / "samples", "--json"))
     assert found["floor"] is None and "not known to be real" in found["note"]
-    write_mat(folder / "training.mat", crops(120, len("train"))[:60])
+    write_mat(folder / "training.mat", crops(120, len("unseen"))[:60])
     output = run(folder / "samples", folder / "training.mat")
-    assert "among the real training crops" in output and "times" not in output
+    assert "among the real crops of the floor" in output and "times" not in output
 
 
 def test_saved_statistics_score_as_the_images_do(folder):

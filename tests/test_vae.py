@@ -316,6 +316,55 @@ def test_training_on_colour_images_learns_the_mean_and_the_variance():
     assert found[-1] > found[0] + 1000 and found[-1] < -0.5 * 3072 * (math.log(2 * math.pi * noise) + 1)
 
 
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def small_training(epochs, decay, **more):
+    """A step an epoch, all at one rate: the weights after step i are those of a training of i epochs."""
+    images = torch.randint(0, 256, (8, 3, 32, 32), generator=g(0), dtype=torch.uint8)
+    with training.forked_rng(1):
+        model = SmallColour()
+    recipe = vae.Recipe(batch_size=8, learning_rate=1e-2, decay=decay)
+    options = dict(likelihood=vae.gaussian_log_likelihood, prepare=data.from_bytes, watch={}) | more
+    return model, vae.train(model, images, recipe, epochs=epochs, **options)
+
+
+def test_the_average_of_weights_is_the_recurrence_over_the_steps():
+    with training.forked_rng(1):
+        expected = weights(SmallColour())
+    for step in range(12):
+        d = min(0.6, (step + 1) / (step + 10))
+        expected = d * expected + (1 - d) * weights(small_training(step + 1, 0.0)[0])
+    averaged = small_training(12, 0.6)[0]
+    assert torch.allclose(weights(averaged), expected, atol=1e-6)
+    assert all(p.requires_grad for p in averaged.parameters()), "the model is as trainable as it was"
+
+
+def test_the_average_is_what_is_evaluated_and_it_survives_an_interruption(tmp_path, monkeypatch):
+    x = data.from_bytes(torch.randint(0, 256, (5, 3, 32, 32), generator=g(3), dtype=torch.uint8))
+    more = dict(watch={"valid": x}, prepare=lambda v: data.from_bytes(v) if v.dtype == torch.uint8 else v)
+    whole, history = small_training(6, 0.9, **more)
+    last = vae.evaluate_elbo(whole, x, likelihood=vae.gaussian_log_likelihood).elbo.value
+    assert history.column("valid_elbo")[1][-1] == pytest.approx(last)
+
+    update, calls = training.update_average, []
+
+    def cut(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        update(*arguments)
+
+    monkeypatch.setattr(vae, "update_average", cut)
+    with pytest.raises(KeyboardInterrupt):
+        small_training(6, 0.9, checkpoint=tmp_path / "c.pt", **more)
+    again, _ = small_training(6, 0.9, checkpoint=tmp_path / "c.pt", **more)
+    assert torch.equal(weights(again), weights(whole))
+    finished, _ = small_training(6, 0.9, checkpoint=tmp_path / "c.pt", **more)
+    assert torch.equal(weights(finished), weights(whole)), "a finished training gives the average, too"
+
+
 def test_schedules():
     constant, cycle = vae.Recipe(), vae.Recipe(schedule="one-cycle", warm_up=0.25)
     assert {constant.factor(i, 100) for i in range(100)} == {1.0}

@@ -23,7 +23,7 @@ from ..estimates import Estimate
 from ..training import write_whole
 
 IMAGES = (".png", ".jpg", ".jpeg")
-FLOOR = "train"  # the shipped real crops that a floor is drawn from
+FLOOR = "unseen"  # of the shipped real crops, those a floor is drawn from: no model and no network has seen them
 LEGEND = """\
 ±: standard deviation of a score over repeated draws of both sets at these sizes; of a floor, for one draw of it.
 Not in it: the bias of small sets, another training of a model. kid: of features standardised by those of B."""
@@ -212,22 +212,23 @@ def _must_be_reference(network: nn.Module) -> None:
 def floor_crops(b: Statistics, network: nn.Module, split: str = FLOOR) -> tuple[Float[Tensor, "n d"] | None, str]:
     """Features of other real crops to lay beside `b`, or None and the reason why there are none.
 
-    The shipped ones of `split` with the reference network, else those of train_32x32.mat beside a test_32x32.mat.
+    The shipped ones of `split` with the reference network. Else those of train_32x32.mat beside a test_32x32.mat, of
+    which nobody knows here whether the network was trained on them.
     """
     beside = Path(b.name).with_name("train_32x32.mat")
     if not b.real or b.features is None:
         return None, f"no floor: {b.name} {'has no features' if b.real else 'is not known to be real'}"
     if _is_reference(network):
-        train = features.real(split)[0]
+        crops = features.real(split)[0]
     elif Path(b.name).name.lower() == "test_32x32.mat" and beside.exists():
-        train = features.extract(network, data.read_mat(beside).images)
+        crops = features.extract(network, data.read_mat(beside).images)
     else:
-        return None, f"no floor: no real training crops with features of {network.name}"
+        return None, f"no floor: no other real crops with features of {network.name}"
     first = torch.as_tensor(b.features[:200]).double()
-    nearest = torch.cdist(first, train.double()).min(dim=1).values
+    nearest = torch.cdist(first, crops.double()).min(dim=1).values
     if (nearest < 2e-3 * first.norm(dim=1)).any():  # half precision moves a vector by 3e-4 of its length
-        return None, f"no floor: {b.name} holds crops that are among the real training crops"
-    return train, ""
+        return None, f"no floor: {b.name} holds crops that are among the real crops of the floor"
+    return crops, ""
 
 
 @dataclass(frozen=True)
