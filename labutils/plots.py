@@ -597,7 +597,7 @@ def aggregate_posterior(
     densities: source of codes → log density of each in one law fitted to the codes of images, drawn as histograms.
     """
     fig, (left, right) = figure(9.2, 3.2, columns=2, width_ratios=(1, 1.2))
-    with rc_context(STYLE):
+    with lab_style():
         for (name, values), color in zip(spectra.items(), (BLUE, ORANGE, GREEN), strict=False):
             ranked = values.sort(descending=True).values.tolist()
             left.plot(range(1, len(ranked) + 1), ranked, color=color, label=f"{names[0]}, {name}")
