@@ -190,7 +190,7 @@ def fid(a: str, b: str | None, features: str, save: Path | None, as_json: bool) 
     """Score the images A against the images B: Fréchet distance, kernel distance, precision, recall.
 
     A and B: a folder of 32×32 RGB images (PNG or JPEG), a .mat file of SVHN, a file that --save wrote, or the word
-    real, the test crops whose features the package carries. Where B is real, real training crops are scored beside.
+    real, the test crops whose features the package carries. Where B is real, other real crops are scored beside.
     """
     from . import score
 
