@@ -10,16 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .marking import Exercise, Functions, Inputs, Mistake, Part
-
-
-def normal(draw: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=draw, dtype=torch.float64)
-
-
-def uniform(draw: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(*shape, generator=draw, dtype=torch.float64)
-
+from .marking import Exercise, Functions, Inputs, Mistake, Part, normal, uniform
 
 # --- the Jensen–Shannon divergence --------------------------------------------------------------------------
 

@@ -73,6 +73,16 @@ class Verdict:
     answered: bool = True
 
 
+def normal(draw: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal numbers for the inputs of a part, float64."""
+    return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+
+def uniform(draw: torch.Generator, *shape: int) -> Tensor:
+    """Numbers from U[0, 1] for the inputs of a part, float64."""
+    return torch.rand(*shape, generator=draw, dtype=torch.float64)
+
+
 def inputs(exercise: Exercise, k: int, seed: int) -> Inputs:
     """The inputs of part `k`: the same at each call, others for another seed."""
     return exercise.parts[k].draw(generator(seed, "exercise", exercise.name, k))
