@@ -1,7 +1,7 @@
 """`labutils teach`: the student and the solution edition, made from the notebooks and their tags.
 
 A code cell with the tags `answer`, `exercise:NAME` and `points:N` answers an exercise; the next one calls
-`checks.exercise`. A Markdown cell with `question:NAME` and `points:N` asks a question, the one after it, tagged
+`checks.exercise`. A Markdown cell with `open:NAME` and `points:N` asks a question, the one after it, tagged
 `model-answer`, answers it. What is tagged `solution` is for readers of the solved text alone: checks that compare with
 the package's own functions.
 """
@@ -58,7 +58,7 @@ def tasks(notebook: NotebookNode, where: str) -> list[Task]:
     """
     found = []
     for i, cell in enumerate(notebook.cells):
-        exercise, question = tagged(cell, "exercise"), tagged(cell, "question")
+        exercise, question = tagged(cell, "exercise"), tagged(cell, "open")
         if not (exercise or question):
             continue
         place = f"{where}, cell {cell.id}"
@@ -116,8 +116,8 @@ def student(notebook: NotebookNode, where: str) -> NotebookNode:
         cells.append(cell)
         task = found.get(i)
         if task and task.open:
-            mark = {"tags": [f"written:{task.name}"]}
-            cells.append(new_markdown_cell(YOURS, id=f"written-{task.name}"[:64], metadata=mark))
+            marks, cell.metadata["tags"] = tags(cell), ["question"]
+            cells.append(new_markdown_cell(YOURS, id=f"open-{task.name}"[:64], metadata={"tags": marks}))
         elif task:
             before, cell.source = False, stub(cell.source)
         if cell.cell_type == "code":
