@@ -23,7 +23,7 @@ test: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
 	@echo "The notebooks, every cell, against their stored outputs (minutes: they train)"
-	$(VENV)/bin/python -m pytest --nbval-lax -x -v --durations=5 notebooks
+	$(VENV)/bin/python -m pytest --nbval-lax --nbval-current-env -x -v --durations=5 notebooks
 	@echo "The whole lab through papermill, smoke profile"
 	$(VENV)/bin/labutils run --profile smoke --out "$$(mktemp -d)/smoke"
 
