@@ -30,6 +30,9 @@ COMMANDS = [
 ]
 LAYERS = [
     {"keynumbers", "checks", "plots", "parameters"},
+    {"exercises"},
+    {"exercises_divergences"},
+    {"marking"},
     {"divergences", "vae", "gan", "fid", "latent", "priors"},
     {"distributions", "networks", "features", "data", "distortions", "reference"},
     {"street_digits"},
@@ -98,7 +101,7 @@ def code_lines(path):
 
 
 def test_the_package_is_thin_and_public_things_are_documented():
-    mathematics = {name for layer in LAYERS[1:] for name in layer}
+    mathematics = {name for layer in LAYERS[4:] for name in layer}
     everything = [*modules(), *modules("commands")]
     lines = {path: code_lines(path) for path in everything}
     methods = sum(n for path, n in lines.items() if path.stem in mathematics)
