@@ -146,7 +146,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=self.scratch,
-            env=_environment(self.scratch / "work" if self.plain else Path("/work")),
+            env=_environment(self.scratch / "work" if self.plain else Path(grade_worker.PLACE)),
             start_new_session=True,  # Ctrl-C is the grader's
         )
         self._say(b"s", json.dumps(self._setting()).encode())

@@ -33,6 +33,7 @@ PROCESSES = 16  # of an answer, at a time
 FILES = 16 * MiB  # largest file, printed output among them
 FOLDER = 64 * MiB  # everything an answer may leave in its folder
 RESULTS = 32 * MiB  # everything it may return
+PLACE = "/labutils-answer"  # the folder an answer finds itself in, a name that hides nothing else
 NEW_MOUNTS, NEW_USER, NEW_PROCESSES, NEW_NETWORK, NEW_IPC = 0x20000, 0x10000000, 0x20000000, 0x40000000, 0x08000000
 NO_NEW_PRIVILEGES, DIE_WITH_PARENT = 38, 1
 MOUNT_SETATTR, BIND, RECURSIVE, PRIVATE = 442, 0x1000, 0x4000, 0x40000
@@ -121,11 +122,11 @@ def _small_world(libc: Libc, setting: dict) -> None:
     for place in setting["hidden"]:
         if os.path.isdir(root + place):
             libc.mount("none", root + place, "tmpfs", 0, "size=0,mode=755")
-    for name in ("/work", "/tmp"):
+    for name in (PLACE, "/tmp"):
         os.makedirs(root + name, exist_ok=True)
     _read_only(libc, root, recursive=False)
     os.chroot(root)
-    os.chdir("/work")
+    os.chdir(PLACE)
 
 
 def _read_only(libc: Libc, target: str, recursive: bool = True) -> None:
@@ -267,8 +268,8 @@ def run(job: dict, setting: dict, confined: bool) -> None:
     if confined:
         libc = Libc()
         libc.unshare(NEW_PROCESSES | NEW_MOUNTS)
-        libc.mount("none", "/work", "tmpfs", 0, f"size={FOLDER},nr_inodes=1000,mode=777")
-        os.chdir("/work")
+        libc.mount("none", PLACE, "tmpfs", 0, f"size={FOLDER},nr_inodes=1000,mode=777")
+        os.chdir(PLACE)
     receive, send = os.pipe()
     child = os.fork()
     if not child:
