@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -222,12 +223,11 @@ def grade(
             record = Record(submission.student, submission.number, submission.label, submission.key, digest, look=look)
             for name, exercise in exercises.EXERCISES.items():
                 answer = chosen[name]
-                found, more = mark(
-                    exercise, answer, lambda e=exercise, a=answer: pool.ask(e, calls[e.name], a, seed), seed
-                )
+                run = functools.partial(pool.ask, exercise, calls[name], answer, seed)
+                found, more = mark(exercise, answer, run, seed)
                 record.marks.append(found)
                 record.look += more
-                record.texts[name] = "" if answer.missing or answer.stubs else answer.text
+                record.texts[name] = answer.text if answer.whole else ""
             record.look += _missing(record, chosen)
             training.write_whole(path, json.dumps(asdict(record), indent=1, ensure_ascii=False))
             return record
