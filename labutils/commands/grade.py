@@ -162,20 +162,21 @@ def _public(result: Any, verdict: exercises.Verdict, outcome: Outcome, k: int) -
         return "it calls the package's own function, which is not there while answers are graded"
     if not verdict.answered:
         return "not answered yet"
-    if isinstance(result, str) and k in outcome.kinds:
-        kind = outcome.kinds[k]
+    kind = outcome.kinds.get(k)
+    if isinstance(result, str) and kind not in (None, "no numbers"):
         known = isinstance(getattr(builtins, kind, None), type)
         where = outcome.where.get(k, "")
         where = f", {where}" if re.fullmatch(r"code cell \d{1,4}, line \d{1,5}", where) else ""
         return f"it raised {kind if known else 'an error of its own'}{where}"
     if isinstance(result, str):
-        return _reason(outcome.reason) if outcome.reason else "it returned nothing that can be read as numbers"
+        return _reason(outcome.reason) if kind is None and outcome.reason else "it returned nothing that can be read as numbers"
     return "its shape is not the expected one" if "shape" in verdict.message else "its values are not the expected ones"
 
 
 def _reason(reason: str) -> str:
     return {
         "time": "it ran out of time",
+        "memory": "it was ended, for want of memory perhaps",
         "size": "it returned more than anybody asked for",
     }.get(reason, f"its process ended before it had answered ({reason})")
 
@@ -464,8 +465,10 @@ def _by_hand(table: Path, found: Class, opened: Sequence[str]) -> dict[str, dict
     try:
         text = table.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
-        rows = list(csv.DictReader(io.StringIO(text), delimiter=";" if first.count(";") > first.count(",") else ","))
+        rows = csv.DictReader(io.StringIO(text), delimiter=";" if first.count(";") > first.count(",") else ",")
         identifier = {"moodle": "Identifier", "canvas": "ID", "folder": "Student"}[found.system]
+        if identifier not in (rows.fieldnames or ()):
+            raise KeyError(identifier)
         known = {row[identifier]: row for row in rows}
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError):
         raise GradingError(f"{table} cannot be read as the table it was; move it away, then grade again") from None

@@ -60,25 +60,29 @@ def runs(texts: Iterable[str]) -> set[tuple[str, ...]]:
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
-    tokens = list(_tokens(text))
-    return {tuple(tokens[k : k + RUN]) for k in range(len(tokens) - RUN + 1)}
-
-
-def _tokens(text: str) -> Iterator[str]:
-    """A text's tokens without comments, docstrings, spacing; local names all alike, for renaming is no writing."""
+    """The runs of each statement on the top level of a text."""
     try:
-        tree = ast.parse(text)
+        nodes = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
+        return set()
+    found = set()
+    for node in nodes:
+        tokens = list(_tokens(node))
+        found |= {tuple(tokens[k : k + RUN]) for k in range(len(tokens) - RUN + 1)}
+    return found
+
+
+def _tokens(top: ast.stmt) -> Iterator[str]:
+    """A statement's tokens without comments, docstrings, spacing; local names all alike: renaming is no writing."""
     local = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(top):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
         if isinstance(node, ast.arg):
             local.add(node.arg)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             local.add(node.id)
-    for token in tokenize.generate_tokens(io.StringIO(ast.unparse(tree)).readline):
+    for token in tokenize.generate_tokens(io.StringIO(ast.unparse(top)).readline):
         if token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING):
             yield "name" if token.string in local and not keyword.iskeyword(token.string) else token.string
 

@@ -193,7 +193,9 @@ class Worker:
                 notes = _notes(content)
         if broken:
             raise WorkerLost(broken)
-        missing = f"ended: {reason or 'without an answer'}"
+        if any(result is None for result in results):
+            reason = reason or "status 0"
+        missing = f"ended: {reason}"
         return Outcome([missing if r is None else r for r in results], where, kinds, reason, notes)
 
     def _setting(self) -> dict[str, Any]:

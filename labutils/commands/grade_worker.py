@@ -244,15 +244,16 @@ def answer(job: dict, pipe) -> None:
         if name not in functions:
             functions[name] = _missing(name)
     for k, (call, inputs) in enumerate(zip(calls, job["inputs"], strict=True)):
+        asked = False
         try:
-            value = torch.as_tensor(call(functions, inputs)).detach().double().cpu().contiguous().clone()
-            content = safetensors.torch.save({"value": value})
+            value = call(functions, inputs)
+            asked = True
+            value = torch.as_tensor(value).detach().double().cpu().contiguous().clone()
+            write(pipe, b"v", k, safetensors.torch.save({"value": value}))
         except BaseException as error:
             kind, text = type(error), {"error": describe(error), "where": place(error)}
-            text["type"] = kind.__name__ if kind.__module__ == "builtins" else ""
+            text["type"] = "no numbers" if asked else kind.__name__ if kind.__module__ == "builtins" else ""
             write(pipe, b"e", k, json.dumps(text).encode())
-        else:
-            write(pipe, b"v", k, content)
 
 
 def _missing(name: str):
@@ -276,25 +277,33 @@ def run(job: dict, setting: dict, confined: bool) -> None:
         _become(job, setting, confined, account, send)
     os.close(send)
     content, ended = _collect(receive, time.monotonic() + setting["wall"])
-    if not confined:
-        with contextlib.suppress(OSError):
-            os.killpg(child, signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        os.kill(child, signal.SIGKILL)  # the first process of its namespace takes all others with it
-    status = os.waitpid(child, 0)[1]
-    code = os.waitstatus_to_exitcode(status)
-    if ended == "time" or code == -signal.SIGXCPU:
-        reason = "time"
-    elif ended == "size":
-        reason = "size"
-    else:
-        reason = "" if code in (0, -signal.SIGKILL) else f"status {code}"
+    code, used = _end(child, confined, patience=1.0 if ended == "end" else 0.0)
+    if ended == "end" and code in (-signal.SIGKILL, -signal.SIGXCPU):  # by the kernel
+        ended = "time" if used >= 0.9 * setting["seconds"] else "memory"
+    reason = ended if ended != "end" else f"status {code}" if code else ""
     out = sys.stdout.buffer
     stream = io.BytesIO(content)
     while frame := read(stream):
         if frame[0] in (b"v", b"e", b"n"):
             write(out, *frame)
     write(out, b".", 0, reason.encode())
+
+
+def _end(child: int, confined: bool, patience: float) -> tuple[int, float]:
+    """Wait a little, then end a process and all it has started; its status, and the processor time it took."""
+    until = time.monotonic() + patience
+    gone = 0
+    while not gone and time.monotonic() < until:
+        gone, status, used = os.wait4(child, os.WNOHANG)
+        time.sleep(0 if gone else 0.005)
+    with contextlib.suppress(OSError):
+        if not confined:
+            os.killpg(child, signal.SIGKILL)
+        if not gone:
+            os.kill(child, signal.SIGKILL)  # the first process of its namespace takes all others with it
+    if not gone:
+        _, status, used = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
 
 
 def _collect(pipe: int, until: float) -> tuple[bytes, str]:
