@@ -369,9 +369,10 @@ def train_discriminator(
     learning_rate: float = 2e-2,
     hidden: tuple[int, int] = (32, 32),
     activation: Callable[[], nn.Module] = nn.ReLU,
+    objective: Callable[[Tensor, Tensor], Tensor] = jsd_objective,
     desc: str = "discriminators",
 ) -> CriticEnsemble:
-    """Maximise `jsd_objective` for every member at once, on fresh samples at each step.
+    """Maximise `jsd_objective`, or another `objective`, for every member at once, on fresh samples at each step.
 
     Inputs are standardised by a sample of 4,096 of each law. The defaults suit the lines; a smooth logit wants
     `activation=nn.Tanh`, more steps and larger batches. Same seed, same network.
@@ -381,10 +382,10 @@ def train_discriminator(
     draw = generator(seed, "standardise")
     net.standardise(torch.cat([sample_p(4096, draw), sample_q(4096, draw)], dim=1))
 
-    def objective(i: int, draw: torch.Generator) -> Tensor:
-        return jsd_objective(net(sample_p(batch_size, draw)), net(sample_q(batch_size, draw)))
+    def of_step(i: int, draw: torch.Generator) -> Tensor:
+        return objective(net(sample_p(batch_size, draw)), net(sample_q(batch_size, draw)))
 
-    return _train(net, objective, steps=steps, learning_rate=learning_rate, seed=seed, desc=desc)
+    return _train(net, of_step, steps=steps, learning_rate=learning_rate, seed=seed, desc=desc)
 
 
 def train_critic(
@@ -398,6 +399,7 @@ def train_critic(
     learning_rate: float = 1e-2,
     hidden: tuple[int, int] = (32, 32),
     ramp: float = 0.25,
+    objective: Callable[[Critic, Tensor, Tensor, Tensor, float], tuple[Tensor, ...]] | None = None,
     desc: str = "critics",
 ) -> CriticEnsemble:
     """Maximise `wasserstein_objective` for every member at once, on fresh samples at each step.
@@ -408,6 +410,9 @@ def train_critic(
     local maximum with gap ≈ ±0.37 where the distance is 0.596. Growing from a small weight, the slope takes its
     sign from the gap and its size from the penalty.
 
+    objective: one's own in place of `wasserstein_objective`, (critic, x, y, a, λ) → what is maximised, first of
+    a tuple: x, y (members, batch, dim), a (members, batch, 1) the weight of x in each pair.
+
     Inputs are not standardised, since the distance and the penalty are about the slope in x itself. ReLU: the
     optimum between the lines is linear, and in one dimension it has kinks. Same seed, same network.
     Raises ValueError for steps, batch_size < 1, a rate or λ that is not positive, or a ramp outside [0, 1].
@@ -417,12 +422,15 @@ def train_critic(
     _positive("lam", lam)
     net = _ensemble(sample_p, sample_q, batch_size, hidden, nn.ReLU, seed)
 
-    def objective(i: int, draw: torch.Generator) -> Tensor:
+    def of_step(i: int, draw: torch.Generator) -> Tensor:
         x, y = sample_p(batch_size, draw), sample_q(batch_size, draw)
         weight = lam * 1000 ** min(0.0, i / (ramp * steps) - 1) if ramp else lam
-        return wasserstein_objective(net, x, y, draw, weight, sample_dims=2).objective
+        if objective is None:
+            return wasserstein_objective(net, x, y, draw, weight, sample_dims=2).objective
+        a = torch.rand(*x.shape[:2], 1, generator=draw, device=draw.device).to(x)
+        return objective(net, x, y, a, weight)[0]
 
-    return _train(net, objective, steps=steps, learning_rate=learning_rate, seed=seed, desc=desc)
+    return _train(net, of_step, steps=steps, learning_rate=learning_rate, seed=seed, desc=desc)
 
 
 def _ensemble(

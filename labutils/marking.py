@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Mistake:
     functions: Functions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """functions: the names that the notebook's answer defines; reference: a right answer, with all of them."""
 
@@ -70,6 +71,16 @@ class Verdict:
     message: str
     mistake: Mistake | None = None
     answered: bool = True
+
+
+def normal(draw: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal numbers for the inputs of a part, float64."""
+    return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+
+def uniform(draw: torch.Generator, *shape: int) -> Tensor:
+    """Numbers from U[0, 1] for the inputs of a part, float64."""
+    return torch.rand(*shape, generator=draw, dtype=torch.float64)
 
 
 def inputs(exercise: Exercise, k: int, seed: int) -> Inputs:
@@ -116,14 +127,13 @@ def judge(exercise: Exercise, results: Sequence[Any], seed: int) -> list[Verdict
     """
     if len(results) != len(exercise.parts):
         raise ValueError(f"{exercise.name} has {len(exercise.parts)} parts; got {len(results)} results")
-    truths = [part.truth(inputs(exercise, k, seed)) for k, part in enumerate(exercise.parts)]
+    truths, wrong = _known(exercise, seed)
     found = [_compare(*row) for row in zip(exercise.parts, results, truths, strict=True)]
     if all(verdict.passed or not verdict.answered for verdict in found):
         return found
     fits = {}  # by mistake: on which parts it gives what the answer gave
-    for mistake in exercise.mistakes:
-        wrong = answers(exercise, {**exercise.reference, **mistake.functions}, seed)
-        rows = zip(exercise.parts, results, wrong, strict=True)
+    for mistake, others in zip(exercise.mistakes, wrong(), strict=True):
+        rows = zip(exercise.parts, results, others, strict=True)
         fits[mistake.title] = [_same(got, other, part.tolerance) for part, got, other in rows]
     likely = sorted(exercise.mistakes, key=lambda mistake: -sum(fits[mistake.title]))
     return [
@@ -132,6 +142,17 @@ def judge(exercise: Exercise, results: Sequence[Any], seed: int) -> list[Verdict
         else Verdict(verdict.part, False, verdict.message, next((m for m in likely if fits[m.title][k]), None))
         for k, verdict in enumerate(found)
     ]
+
+
+@lru_cache(maxsize=64)  # a class is judged at one seed
+def _known(exercise: Exercise, seed: int) -> tuple[list[Tensor], Callable[[], list[list[Tensor | Exception]]]]:
+    """The truth, part by part; and what each mistake gives, worked out when it is first asked for."""
+
+    @lru_cache(maxsize=1)
+    def wrong() -> list[list[Tensor | Exception]]:
+        return [answers(exercise, {**exercise.reference, **m.functions}, seed) for m in exercise.mistakes]
+
+    return [part.truth(inputs(exercise, k, seed)) for k, part in enumerate(exercise.parts)], wrong
 
 
 def points(exercise: Exercise, verdicts: Sequence[Verdict]) -> float:
@@ -164,8 +185,8 @@ def _plain(value: Any) -> Tensor:
 
 
 def _close(got: Tensor, expected: Tensor, tolerance: float) -> Tensor:
-    """NaN is close to nothing, so the comparison asks for what is good."""
-    return (got - expected).abs() <= tolerance * expected.abs().clamp(min=1)
+    """NaN is close to nothing, so the comparison asks for what is good; nothing is close to what is infinite."""
+    return ((got - expected).abs() <= tolerance * expected.abs().clamp(min=1)) & expected.isfinite()
 
 
 def _same(got: Any, other: Any, tolerance: float) -> bool:

@@ -31,7 +31,7 @@ COMMANDS = [
 LAYERS = [
     {"keynumbers", "checks", "plots", "parameters"},
     {"exercises"},
-    {"exercises_divergences"},
+    {"exercises_divergences", "exercises_vae", "exercises_images"},
     {"marking"},
     {"divergences", "vae", "gan", "fid", "latent", "priors"},
     {"distributions", "networks", "features", "data", "distortions", "reference"},
