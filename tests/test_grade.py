@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import html
 import json
@@ -11,6 +12,7 @@ import stat
 import threading
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -101,7 +103,12 @@ STUB = 'def kl(mean, log_var):\n    """KL."""\n    raise NotImplementedError("wr
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    monkeypatch.setattr(exercises, "EXERCISES", {toy.name: toy for toy in TOYS})
+    with_toys(monkeypatch)
+
+
+def with_toys(patch):
+    patch.setattr(exercises, "EXERCISES", {toy.name: toy for toy in TOYS})
+    patch.setattr(grade, "questions", dict)
 
 
 def notebook(*cells, **changes):
@@ -172,6 +179,14 @@ AWKWARD = {
     "a star import": (usual("from numpy import *\ndef kl(mean, log_var):\n"
                             "    m, v = asarray(mean), asarray(log_var)\n"
                             "    return 0.5 * (m ** 2 + exp(v) - 1 - v).sum(-1)"), FULL),
+    # an answer that uses another exercise's: a mistake costs once (kl is the one that is wrong or not there)
+    "kl is borrowed, and a stub": (
+        usual(STUB, mean=MEAN.replace("x.mean()", "x.mean() + 0 * kl(x, x)")), NONE),
+    "kl is borrowed, and wrong": (
+        usual(KL.replace("0.5 * ", ""), mean=MEAN.replace("x.mean()", "x.mean() * kl(x, x) / (2 * kl(x, x) - "
+              "(x ** 2 + x.exp() - 1 - x).sum(-1) / 2)")), NONE),
+    "kl is borrowed, and nowhere": (
+        usual("kl = checks.exercise('kl', 1)", mean=MEAN.replace("x.mean()", "x.mean() + 0 * kl(x, x)")), NONE),
     # what goes wrong in one exercise: nothing for it, all for the others
     "not answered": (usual(STUB), NONE),
     "no such function": (usual("kkl = 3"), NONE),
@@ -285,7 +300,7 @@ def awkward(tmp_path_factory):
         for name, n in people.items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exercises, "EXERCISES", {toy.name: toy for toy in TOYS})
+        with_toys(patch)
         found = grade.grade(moodle_zip(folder / "abgaben.zip", entries), out, limits=Limits(2, 1024))
     listener.server.close()
     return found, out, outside, listener, {record.student: record for record in found.records}
@@ -401,43 +416,68 @@ def test_moodle_can_import_the_table(awkward):
 # --- a class again, other systems, other results -----------------------------------------------------------------
 
 
+class Quick:
+    """A worker without a process, for what does not depend on one: it counts how often it was asked."""
+
+    asked: ClassVar[list] = []
+    lost = 0
+
+    def __init__(self, *_):
+        self.process, self.open = None, "no process"
+
+    def __enter__(self):
+        self.process = self
+
+    def __exit__(self, *_):
+        self.process = None
+
+    def ask(self, exercise, calls, answer, seed, right):
+        self.asked.append(exercise.name)
+        if Quick.lost and exercise.name == "kl":
+            Quick.lost -= 1
+            raise grade_process.WorkerLost("gone")
+        space = {"torch": torch}
+        for cell, node in answer.statements:
+            exec(compile(ast.Module([node], []), cell, "exec"), space)
+        results = exercises.answers(exercise, space, seed)
+        return grade_process.Outcome([exercises.describe(r) if isinstance(r, Exception) else r for r in results])
+
+
 @pytest.fixture
-def counted(monkeypatch):
-    """How often an answer was asked."""
-    asked = []
-    ask = grade_process.Worker.ask
-    monkeypatch.setattr(grade_process.Worker, "ask", lambda self, *a: asked.append(a[0].name) or ask(self, *a))
-    return asked
+def quick(monkeypatch):
+    monkeypatch.setattr(grade, "Worker", Quick)
+    monkeypatch.setattr(Quick, "asked", [])
+    return Quick
 
 
 def table(out):
     return list(csv.DictReader((out / "grades.csv").open(encoding="utf-8", newline="")))
 
 
-def test_a_second_call_grades_what_is_new_and_keeps_what_was_filled_in(tmp_path, counted, monkeypatch):
+def test_a_second_call_grades_what_is_new_and_keeps_what_was_filled_in(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(grade, "questions", lambda: {"why": 2})
     folder, out = tmp_path / "handed in", tmp_path / "out"
     for name in ("Anna", "Ben"):
         (folder / name).mkdir(parents=True)
         (folder / name / "x.ipynb").write_bytes(usual())
-    arguments = ["grade", str(folder), "--out", str(out), "--seconds", "2", "--limits-only", "--jobs", "1"]
+    arguments = ["grade", str(folder), "--out", str(out), "--jobs", "1"]
     done = CliRunner().invoke(cli.main, arguments)
     assert done.exit_code == 0 and "2 students" in done.output, done.output
     assert "not apart from network and files" in done.output
-    assert len(counted) == 6
+    assert len(quick.asked) == 6
     assert [row["Total"] for row in table(out)] == ["9", "9"]
     path = out / "grades.csv"
     path.write_text(path.read_text().replace("Anna,2,4,3,,9", "Anna,2,4,3,1.5,9"))
     (folder / "Ben" / "x.ipynb").write_bytes(usual(STUB))
     CliRunner().invoke(cli.main, arguments)
-    assert len(counted) == 8, "Ben's two answers, nothing of Anna's"
+    assert len(quick.asked) == 8, "Ben's two answers, nothing of Anna's"
     assert [(row["why"], row["Total"]) for row in table(out)] == [("1.5", "10.5"), ("", "5")]
     (out / "secret.txt").write_text("another")
     path.write_text("no table")
     done = CliRunner().invoke(cli.main, arguments)
     assert done.exit_code == 2 and "cannot be read as the table it was" in done.output
     assert path.read_text() == "no table"
-    assert len(counted) == 8 + 5, "another secret, other inputs"
+    assert len(quick.asked) == 8 + 5, "another secret, other inputs"
 
 
 def test_limits_hold_without_namespaces(tmp_path):
@@ -453,10 +493,11 @@ def test_limits_hold_without_namespaces(tmp_path):
     assert not list((tmp_path / "out").glob(".work*"))
 
 
-def test_canvas_can_import_the_table(tmp_path):
+def test_canvas_can_import_the_table(tmp_path, quick):
     files = {"annamuster_1001_77_x-1.ipynb": usual(), "bentest_LATE_1002_78_problem1.ipynb": usual(STUB)}
     files["bentest_LATE_1002_79_other.pdf"] = b"%PDF"
-    found = grade.grade(moodle_zip(tmp_path / "submissions.zip", files), tmp_path / "out", limits=Limits(2, 1024), jobs=1)
+    path = moodle_zip(tmp_path / "submissions.zip", files)
+    found = grade.grade(path, tmp_path / "out", limits=Limits(2, 1024), jobs=1)
     rows = list(csv.reader((tmp_path / "out" / "grades.csv").open(encoding="utf-8", newline="")))
     assert found.system == "canvas"
     assert rows == [
@@ -470,24 +511,34 @@ def test_canvas_can_import_the_table(tmp_path):
     )
 
 
-def test_a_worker_that_is_lost_is_replaced_and_the_class_goes_on(tmp_path, monkeypatch):
+def test_a_worker_that_is_lost_is_replaced(tmp_path, monkeypatch):
     lost = []
     ask = grade_process.Worker.ask
 
-    def sometimes(self, exercise, *rest):
-        if exercise.name == "kl" and len(lost) < 3:
+    def once(self, exercise, *rest):
+        if exercise.name == "kl" and not lost:
             lost.append(self.process.pid)
             self.process.kill()
         return ask(self, exercise, *rest)
 
-    monkeypatch.setattr(grade_process.Worker, "ask", sometimes)
+    monkeypatch.setattr(grade_process.Worker, "ask", once)
     (tmp_path / "in").mkdir()
-    for name in ("Anna", "Ben"):
+    (tmp_path / "in" / "Anna.ipynb").write_bytes(usual())
+    (anna,) = grade.grade(tmp_path / "in", tmp_path / "out", limits=Limits(2, 1024)).records
+    assert lost and points(anna) == {"mean": 2, "kl": 4, "slope": 3} and not anna.look
+
+
+def test_the_class_goes_on_whatever_happens_to_one(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(Quick, "lost", 2)
+    collect = grade.collect
+    monkeypatch.setattr(grade, "collect", lambda s: 1 / 0 if s.student == "Ben" else collect(s))
+    (tmp_path / "in").mkdir()
+    for name in ("Anna", "Ben", "Cleo"):
         (tmp_path / "in" / f"{name}.ipynb").write_bytes(usual())
-    found = grade.grade(tmp_path / "in", tmp_path / "out", limits=Limits(2, 1024), jobs=1)
-    anna, ben = found.records
-    assert points(anna) == {"mean": 2, "kl": 0, "slope": 3} and points(ben) == {"mean": 2, "kl": 4, "slope": 3}
-    assert [what for what, _ in anna.look] == ["stopped"]
+    anna, ben, cleo = grade.grade(tmp_path / "in", tmp_path / "out", jobs=1).records
+    assert points(anna) == {"mean": 2, "kl": 0, "slope": 3} and [what for what, _ in anna.look] == ["stopped"]
+    assert ben.look == [("not graded", "ZeroDivisionError: division by zero")] and ben.points == 0
+    assert cleo.points == 9 and len(table(tmp_path / "out")) == 3
 
 
 # --- without a worker --------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ class Record:
 
     @property
     def points(self) -> float:
-        return sum(mark.points for mark in self.marks)
+        return sum((mark.points for mark in self.marks), 0.0)
 
 
 # --- one student -------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def collect(submission: Submission) -> tuple[dict[str, Answer], list[tuple[str, 
             with contextlib.suppress(RecursionError, MemoryError):
                 answers.append((name, grade_answers.answer(found, exercise.functions, everywhere)))
         if not answers:
-            chosen[exercise.name] = Answer([], exercise.functions, (), ())
+            chosen[exercise.name] = Answer([], exercise.functions)
             continue
         written = [pair for pair in answers if pair[1].whole]
         name, answer = max(written or answers, key=lambda pair: -len(pair[1].missing) - len(pair[1].stubs))
@@ -128,14 +128,26 @@ def collect(submission: Submission) -> tuple[dict[str, Answer], list[tuple[str, 
     return chosen, look, contents
 
 
-def mark(exercise: exercises.Exercise, answer: Answer, run: Callable[[], Outcome], seed: int) -> tuple[Mark, list]:
-    """The mark of an answer and what a person should look at. run: asks the answer; not called for none."""
+Run = Callable[[Sequence[str]], Outcome]  # asks an answer; these functions of other exercises are the right ones
+
+
+def mark(exercise: exercises.Exercise, answer: Answer, run: Run, seed: int) -> tuple[Mark, list]:
+    """The mark of an answer and what a person should look at. run: is not called where there is no answer.
+
+    What an answer borrows from another exercise is the student's own if it is there. Where marks are lost, it is
+    asked with the right ones, too: a mistake costs once.
+    """
     look: list[tuple[str, str]] = []
     if len(answer.missing) + len(answer.stubs) == len(exercise.functions):
         outcome = Outcome(["NotImplementedError: not answered"] * len(exercise.parts))
     else:
-        outcome = run()
+        outcome = run([name for name, there in answer.borrowed.items() if not there])
     verdicts = exercises.judge(exercise, outcome.results, seed)
+    if any(answer.borrowed.values()) and not all(verdict.passed for verdict in verdicts):
+        other = run([*answer.borrowed])
+        again = exercises.judge(exercise, other.results, seed)
+        if sum(verdict.passed for verdict in again) > sum(verdict.passed for verdict in verdicts):
+            outcome, verdicts = other, again
     parts = []
     for k, (verdict, result) in enumerate(zip(verdicts, outcome.results, strict=True)):
         hint = (verdict.mistake.title, verdict.mistake.why) if verdict.mistake else ("", "")
@@ -169,7 +181,8 @@ def _public(result: Any, verdict: exercises.Verdict, outcome: Outcome, k: int) -
         where = f", {where}" if re.fullmatch(r"code cell \d{1,4}, line \d{1,5}", where) else ""
         return f"it raised {kind if known else 'an error of its own'}{where}"
     if isinstance(result, str):
-        return _reason(outcome.reason) if kind is None and outcome.reason else "it returned nothing that can be read as numbers"
+        unread = "it returned nothing that can be read as numbers"
+        return _reason(outcome.reason) if kind is None and outcome.reason else unread
     return "its shape is not the expected one" if "shape" in verdict.message else "its values are not the expected ones"
 
 
@@ -283,7 +296,9 @@ class _Pool:
         for worker in self.workers:
             worker.__exit__()
 
-    def ask(self, exercise: exercises.Exercise, calls: dict, answer: Answer, seed: int) -> Outcome:
+    def ask(
+        self, exercise: exercises.Exercise, calls: dict, answer: Answer, seed: int, right: Sequence[str]
+    ) -> Outcome:
         """As Worker.ask, once more where the worker was lost on the way."""
         worker = self.free.get()
         try:
@@ -292,7 +307,7 @@ class _Pool:
                     if worker.process is None:
                         worker.__enter__()
                         self.open = worker.open
-                    return worker.ask(exercise, calls, answer, seed)
+                    return worker.ask(exercise, calls, answer, seed, right)
                 except WorkerLost as error:
                     worker.__exit__()
                     if attempt:
@@ -379,8 +394,8 @@ def questions() -> dict[str, int]:
     for path in parameters.notebooks().values():
         for cell in nbformat.read(path, as_version=4).cells:
             tags = dict(tag.split(":", 1) for tag in cell.metadata.get("tags", []) if ":" in tag)
-            if "question" in tags:
-                found[tags["question"]] = int(tags.get("points", 1))
+            if "open" in tags:
+                found[tags["open"]] = int(tags.get("points", 1))
     return found
 
 
@@ -443,7 +458,7 @@ def _grades(found: Class, opened: dict[str, int], by_hand: dict[str, dict[str, s
     for record in found.records:
         marks = {mark.exercise: mark.points for mark in record.marks}
         hand = by_hand.get(record.key, {})
-        total = sum(marks.values()) + sum(_value(text) or 0.0 for text in hand.values())
+        total = sum([*marks.values(), *(_value(text) or 0.0 for text in hand.values())], 0.0)
         comment = "; ".join(f"{m.exercise} {_number(m.points)}/{m.most}" for m in record.marks)
         who = {
             "moodle": [f"Participant {record.number}", record.student],

@@ -12,7 +12,7 @@ import json
 import symtable
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from IPython.core.inputtransformer2 import TransformerManager
 
@@ -40,12 +40,14 @@ class Statement:
 @dataclass(frozen=True)
 class Answer:
     """statements: in their order, with the cell each is from. missing: functions that are defined nowhere; stubs:
-    functions that only raise NotImplementedError. again: functions that are defined more than once."""
+    functions that only raise NotImplementedError. again: functions that are defined more than once. borrowed:
+    functions of other exercises that are used, and whether an answer to them is there."""
 
     statements: list[tuple[str, ast.stmt]]
     missing: tuple[str, ...]
-    stubs: tuple[str, ...]
-    again: tuple[str, ...]
+    stubs: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    borrowed: dict[str, bool] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -183,9 +185,10 @@ def answer(found: Sequence[Statement], functions: Sequence[str], everywhere: Seq
     chosen: set[int] = set()
     known = {name: _definition(found, name) for name in {*functions, *everywhere}}
     todo = [(name, len(found)) for name in functions]
-    unbound = set()
+    unbound, used = set(), set()
     while todo:
         name, before = todo.pop()
+        used.add(name)
         k = known.get(name) if name in known else _last(found, name, before)
         if k is None:
             unbound.add(name)
@@ -199,6 +202,10 @@ def answer(found: Sequence[Statement], functions: Sequence[str], everywhere: Seq
         missing=tuple(name for name in functions if known[name] is None),
         stubs=tuple(name for name in functions if known[name] is not None and is_stub(found[known[name]].node)),
         again=tuple(name for name in functions if len(_definitions(found, name)) > 1),
+        borrowed={
+            name: known[name] is not None and not is_stub(found[known[name]].node)
+            for name in sorted((used & {*everywhere}) - {*functions})
+        },
     )
 
 

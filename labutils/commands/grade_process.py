@@ -65,20 +65,21 @@ class Outcome:
 def ship(functions: Sequence[Callable]) -> dict[str, Any]:
     """Functions as plain data, with what they use and nothing else, for a process that must not have the module.
 
-    A part's `call` lies beside its truth. Here its code travels with the functions, numbers and tensors that this
-    code names; modules, and what belongs to torch, NumPy or the rest of the package, travel by name.
+    A part's `call` lies beside its truth. Here its code travels with the functions, classes, numbers and tensors that
+    this code names; modules, and what belongs to torch, NumPy or the rest of the package, travel by name.
     Raises TypeError naming what cannot travel.
     """
-    entries: list[dict[str, Any] | None] = []
+    made: dict[str, list[dict[str, Any] | None]] = {"function": [], "class": []}
     known: dict[int, int] = {}
 
     def pack(value: Any) -> tuple[str, Any]:
-        if isinstance(value, FunctionType) and not _foreign(value.__module__):
+        kind = "function" if isinstance(value, FunctionType) else "class" if isinstance(value, type) else ""
+        if kind and not _foreign(value.__module__):
             if id(value) not in known:
-                known[id(value)] = len(entries)
-                entries.append(None)
-                entries[known[id(value)]] = entry(value)
-            return "function", known[id(value)]
+                known[id(value)] = len(made[kind])
+                made[kind].append(None)
+                made[kind][known[id(value)]] = entry(value) if kind == "function" else members(value)
+            return kind, known[id(value)]
         if isinstance(value, ModuleType):
             return "module", value.__name__
         if isinstance(value, PLAIN):
@@ -93,7 +94,7 @@ def ship(functions: Sequence[Callable]) -> dict[str, Any]:
         owner = getattr(value, "__self__", None)  # a function of C, torch.logaddexp say
         if isinstance(owner, type) and name:
             return "name", (owner.__module__, f"{owner.__qualname__}.{value.__name__}")
-        raise TypeError(f"{value!r} cannot travel to the process of an answer; use functions, numbers and tensors")
+        raise TypeError(f"{value!r} cannot travel to the process of an answer; use functions, classes, numbers")
 
     def entry(function: FunctionType) -> dict[str, Any]:
         names = _names(function.__code__) & function.__globals__.keys()
@@ -107,7 +108,13 @@ def ship(functions: Sequence[Callable]) -> dict[str, Any]:
             "closure": [pack(cell.cell_contents) for cell in function.__closure__ or ()],
         }
 
-    return {"roots": [pack(function) for function in functions], "functions": entries}
+    def members(cls: type) -> dict[str, Any]:
+        kept = {name: value for name, value in vars(cls).items() if name == "__init__" or callable(value)
+                or not name.startswith("__")}  # fmt: skip
+        return {"name": cls.__name__, "bases": pack(cls.__bases__), "members": pack(kept)}
+
+    roots = [pack(function) for function in functions]
+    return {"roots": roots, "functions": made["function"], "classes": made["class"]}
 
 
 def _foreign(module: str | None) -> bool:
@@ -164,11 +171,15 @@ class Worker:
                 process.wait()
             process.stdout.close()
 
-    def ask(self, exercise: exercises.Exercise, calls: dict[str, Any], answer: Answer, seed: int) -> Outcome:
-        """What an answer gives at the inputs of a seed. Raises WorkerLost."""
+    def ask(
+        self, exercise: exercises.Exercise, calls: dict[str, Any], answer: Answer, seed: int, right: Sequence[str] = ()
+    ) -> Outcome:
+        """What an answer gives at the inputs of a seed. right: functions of other exercises in whose place the right
+        ones stand. Raises WorkerLost."""
         parts = range(len(exercise.parts))
         job = {
             "calls": calls,
+            "right": {name: ship([_reference(name)]) for name in right},
             "inputs": [exercises.inputs(exercise, k, seed) for k in parts],
             "functions": exercise.functions,
             "statements": answer.statements,
@@ -234,6 +245,10 @@ class Worker:
         if got != kind:
             raise WorkerLost(content.decode(errors="replace"))
         return content
+
+
+def _reference(name: str) -> Callable:
+    return next(e.reference[name] for e in exercises.EXERCISES.values() if name in e.functions)
 
 
 def _environment(work: Path) -> dict[str, str]:
