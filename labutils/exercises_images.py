@@ -17,19 +17,18 @@ SHAPE = (3, 4, 4)  # of the small images that answers are asked about
 # --- WGAN-GP ------------------------------------------------------------------------------------------------
 
 
-class SmallCritic:
+def small_critic(w: Tensor, c: Tensor) -> Callable[[Tensor], Tensor]:
     """f(x) = ⟨w, x⟩ + ½ Σᵢ cᵢ xᵢ² of each image, (batch, 3, 4, 4) → (batch,); its gradient at x is w + c x."""
 
-    def __init__(self, w: Tensor, c: Tensor):
-        self.w, self.c = w, c
+    def critic(x: Tensor) -> Tensor:
+        x = x.to(w)
+        return (w * x + 0.5 * c * x**2).flatten(1).sum(dim=1)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self.w)
-        return (self.w * x + 0.5 * self.c * x**2).flatten(1).sum(dim=1)
+    return critic
 
 
-def _critic(inputs: Inputs) -> SmallCritic:
-    return SmallCritic(inputs["w"], inputs["c"])
+def _critic(inputs: Inputs) -> Callable[[Tensor], Tensor]:
+    return small_critic(inputs["w"], inputs["c"])
 
 
 def _images(g: torch.Generator) -> Inputs:
@@ -90,10 +89,10 @@ def _ask_loss(functions: Functions, inputs: Inputs) -> Any:
 
 def _ask_leak(functions: Functions, inputs: Inputs) -> Tensor:
     """The gradient that the critic's loss sends into the fakes."""
-    fake, critic = inputs["fake"].clone().requires_grad_(True), _critic(inputs)
-    critic.w = critic.w.clone().requires_grad_(True)
-    loss = functions["critic_loss"](critic, inputs["real"], fake, inputs["epsilon"], inputs["weight"])
-    (found,) = torch.autograd.grad(loss + 0 * critic.w.sum(), fake, allow_unused=True)
+    fake, w = (inputs[name].clone().requires_grad_(True) for name in ("fake", "w"))
+    four = (inputs["real"], fake, inputs["epsilon"], inputs["weight"])
+    loss = functions["critic_loss"](small_critic(w, inputs["c"]), *four)
+    (found,) = torch.autograd.grad(loss + 0 * w.sum(), fake, allow_unused=True)
     return torch.zeros_like(fake) if found is None else found
 
 
@@ -101,7 +100,7 @@ def _ask_weights(functions: Functions, inputs: Inputs) -> Tensor:
     """The gradient of the penalty in the weights of a linear critic."""
     w = inputs["w"].clone().requires_grad_(True)
     three = (inputs[name] for name in ("real", "fake", "epsilon"))
-    return torch.autograd.grad(functions["gradient_penalty"](SmallCritic(w, torch.zeros_like(w)), *three), w)[0]
+    return torch.autograd.grad(functions["gradient_penalty"](small_critic(w, torch.zeros_like(w)), *three), w)[0]
 
 
 def _weights_truth(inputs: Inputs) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,24 +18,22 @@ SHAPE = (1, 4, 5)  # of the small images that answers are asked about
 LATENT = 3
 
 
-class SmallVAE:
+def small_model(inputs: Inputs) -> SimpleNamespace:
     """Encoder and decoder made of the inputs `to_mean`, `to_logvar`, `to_logits`: what answers ask of a model."""
+    to_mean, to_logvar, to_logits = (inputs[name] for name in ("to_mean", "to_logvar", "to_logits"))
 
-    latent = LATENT
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        flat = x.flatten(1).to(to_mean)
+        return flat @ to_mean, torch.tanh(flat @ to_logvar) - 1
 
-    def __init__(self, inputs: Inputs):
-        self.weights = [inputs[name] for name in ("to_mean", "to_logvar", "to_logits")]
+    def decode(z: Tensor) -> Tensor:
+        return (z.to(to_logits) @ to_logits).unflatten(-1, SHAPE)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        flat = x.flatten(1).to(self.weights[0])
-        return flat @ self.weights[0], torch.tanh(flat @ self.weights[1]) - 1
-
-    def decode(self, z: Tensor) -> Tensor:
-        return (z.to(self.weights[2]) @ self.weights[2]).unflatten(-1, SHAPE)
+    return SimpleNamespace(encode=encode, decode=decode, latent=LATENT)
 
 
 def small_vae(draw: torch.Generator, images: int = 6, scale: float = 1.0) -> Inputs:
-    """Weights of a `SmallVAE` and binary images; scale: of the logits."""
+    """Weights of a `small_model` and binary images; scale: of the logits."""
     size = math.prod(SHAPE)
     return {
         "x": (uniform(draw, images, *SHAPE) < 0.4).double(),
@@ -54,7 +53,7 @@ def prior_kl(mean: Tensor, logvar: Tensor) -> Tensor:
 
 def _terms(inputs: Inputs, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Reconstruction and KL of each image by torch.distributions."""
-    model = SmallVAE(inputs)
+    model = small_model(inputs)
     mean, logvar = model.encode(inputs["x"])
     q = Normal(mean, torch.exp(logvar / 2))
     reconstruction = Bernoulli(logits=model.decode(mean + q.scale * noise)).log_prob(inputs["x"])
@@ -122,7 +121,7 @@ ELBO = Exercise(
         Part(
             "the ELBO of each image",
             _with_noise,
-            lambda functions, inputs: functions["elbo_of"](SmallVAE(inputs), inputs["x"], inputs["noise"]),
+            lambda functions, inputs: functions["elbo_of"](small_model(inputs), inputs["x"], inputs["noise"]),
             lambda inputs: torch.sub(*_terms(inputs, inputs["noise"])),
         ),
     ),
@@ -354,7 +353,7 @@ def _beta(join: Callable = lambda reconstruction, kl, beta: reconstruction - bet
 
 
 def _ask_beta(functions: Functions, inputs: Inputs) -> Any:
-    return functions["beta_elbo"](SmallVAE(inputs), inputs["x"], inputs["noise"], inputs["beta"])
+    return functions["beta_elbo"](small_model(inputs), inputs["x"], inputs["noise"], inputs["beta"])
 
 
 def _beta_truth(inputs: Inputs) -> Tensor:
@@ -444,7 +443,9 @@ def _with_two(g: torch.Generator) -> Inputs:
 
 
 def _ask_two(which: int) -> Callable[[Functions, Inputs], Any]:
-    return lambda functions, inputs: functions["two_sample_elbo"](SmallVAE(inputs), inputs["x"], inputs["noise"])[which]
+    return lambda functions, inputs: functions["two_sample_elbo"](small_model(inputs), inputs["x"], inputs["noise"])[
+        which
+    ]
 
 
 def _two(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -566,12 +567,12 @@ def _with_codes(scale: float = 1.0) -> Callable[[torch.Generator], Inputs]:
 
 def _ask_log_p(functions: Functions, inputs: Inputs) -> Any:
     x = inputs["x"].flatten(1)
-    return functions["estimate_log_p"](SmallVAE(inputs), x, inputs["z"], bits, SHAPE)
+    return functions["estimate_log_p"](small_model(inputs), x, inputs["z"], bits, SHAPE)
 
 
 def _log_p_truth(inputs: Inputs) -> Tensor:
     """Image by image and code by code, with torch.distributions."""
-    model = SmallVAE(inputs)
+    model = small_model(inputs)
     mean, logvar = model.encode(inputs["x"])
     found = []
     for x, z, m, v in zip(inputs["x"], inputs["z"], mean, logvar, strict=True):
@@ -582,25 +583,26 @@ def _log_p_truth(inputs: Inputs) -> Tensor:
     return torch.stack(found)
 
 
-class ExactVAE:
+def exact_model(inputs: Inputs) -> SimpleNamespace:
     """x = Qs z + ε, the columns of Q orthonormal: the posterior has a diagonal covariance, as `encode` says."""
+    q, s = inputs["q"], inputs["s"]
 
-    def __init__(self, inputs: Inputs):
-        self.q, self.s = inputs["q"], inputs["s"]
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = (x.flatten(1).to(q) @ q) * s / (1 + s**2)
+        return mean, -torch.log1p(s**2).expand_as(mean)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = (x.flatten(1) @ self.q) * self.s / (1 + self.s**2)
-        return mean, -torch.log1p(self.s**2).expand_as(mean)
+    def decode(z: Tensor) -> Tensor:
+        return ((z.to(q) * s) @ q.T).unflatten(-1, SHAPE)
 
-    def decode(self, z: Tensor) -> Tensor:
-        return ((z * self.s) @ self.q.T).unflatten(-1, SHAPE)
+    return SimpleNamespace(encode=encode, decode=decode, latent=LATENT)
 
-    def log_p(self, x: Tensor) -> Tensor:
-        """log N(x; 0, Q s² Qᵀ + I)."""
-        flat = x.flatten(1)
-        along = (flat @ self.q).square()
-        square = flat.square().sum(dim=1) - (along * self.s**2 / (1 + self.s**2)).sum(dim=1)
-        return -0.5 * (square + torch.log1p(self.s**2).sum() + flat.shape[1] * math.log(2 * math.pi))
+
+def _exact_truth(inputs: Inputs) -> Tensor:
+    """log N(x; 0, Q s² Qᵀ + I)."""
+    flat, s = inputs["x"].flatten(1), inputs["s"]
+    along = (flat @ inputs["q"]).square()
+    square = flat.square().sum(dim=1) - (along * s**2 / (1 + s**2)).sum(dim=1)
+    return -0.5 * (square + torch.log1p(s**2).sum() + flat.shape[1] * math.log(2 * math.pi))
 
 
 def _exact(g: torch.Generator) -> Inputs:
@@ -616,7 +618,7 @@ def _unit_normal(mean: Tensor, x: Tensor) -> Tensor:
 
 def _ask_exact(functions: Functions, inputs: Inputs) -> Any:
     x = inputs["x"].flatten(1)
-    return functions["estimate_log_p"](ExactVAE(inputs), x, inputs["z"], _unit_normal, SHAPE)
+    return functions["estimate_log_p"](exact_model(inputs), x, inputs["z"], _unit_normal, SHAPE)
 
 
 IMPORTANCE = Exercise(
@@ -643,7 +645,7 @@ IMPORTANCE = Exercise(
             "a posterior that is exact: every code gives log p(x)",
             _exact,
             _ask_exact,
-            lambda inputs: ExactVAE(inputs).log_p(inputs["x"]),
+            _exact_truth,
         ),
     ),
     mistakes=(

@@ -26,7 +26,7 @@ COMMANDS = [
     {"cli"},
     {"address", "publish"},
     {"report"},
-    {"run", "doctor", "remake", "score"},
+    {"run", "doctor", "remake", "score", "teach"},
 ]
 LAYERS = [
     {"keynumbers", "checks", "plots", "parameters"},

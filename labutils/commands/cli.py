@@ -272,6 +272,34 @@ def address(url: str) -> None:
         raise click.UsageError(str(error)) from None
 
 
+@main.group(invoke_without_command=True)
+@click.pass_context
+def teach(context: click.Context) -> None:
+    """Say where the teacher's page lies and what the notebooks ask; `build` makes the editions."""
+    from .. import exercises
+    from . import teach as teaching
+
+    if context.invoked_subcommand is None:
+        for exercise in exercises.EXERCISES.values():
+            click.echo(f"problem {exercise.problem}  {exercise.name:22} {exercise.points:2} points  ", nl=False)
+            click.echo(f"{len(exercise.parts)} parts, {len(exercise.mistakes):2} known mistakes")
+        click.echo(f"\nThe teacher's page: {teaching.PAGE}\nlabutils teach build --out course: both editions")
+
+
+@teach.command("build")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("course"), show_default=True,
+              help="Folder for student/ and solution/.")  # fmt: skip
+def build_editions(out: Path) -> None:
+    """Write a student edition and a solution edition of the notebooks."""
+    from . import teach as teaching
+
+    try:
+        for path in teaching.build(out):
+            click.echo(path)
+    except (ValueError, ParameterError) as error:
+        raise click.UsageError(str(error)) from None
+
+
 @main.group()
 def data() -> None:
     """The lab's data sets."""
