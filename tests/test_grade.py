@@ -439,7 +439,8 @@ class Quick:
         space = {"torch": torch}
         for cell, node in answer.statements:
             exec(compile(ast.Module([node], []), cell, "exec"), space)
-        results = exercises.answers(exercise, space, seed)
+        functions = {name: space[name] for name in exercise.functions if name in space}
+        results = exercises.answers(exercise, functions, seed)
         return grade_process.Outcome([exercises.describe(r) if isinstance(r, Exception) else r for r in results])
 
 
@@ -499,7 +500,7 @@ def test_canvas_can_import_the_table(tmp_path, quick):
     path = moodle_zip(tmp_path / "submissions.zip", files)
     found = grade.grade(path, tmp_path / "out", limits=Limits(2, 1024), jobs=1)
     rows = list(csv.reader((tmp_path / "out" / "grades.csv").open(encoding="utf-8", newline="")))
-    assert found.system == "canvas"
+    assert found.system == "canvas" and not found.records[0].look
     assert rows == [
         ["Student", "ID", "Section", "mean", "kl", "slope", "Total"],
         ["    Points Possible", "", "", "2", "4", "3", "9"],
