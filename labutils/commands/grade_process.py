@@ -73,6 +73,8 @@ def ship(functions: Sequence[Callable]) -> dict[str, Any]:
     known: dict[int, int] = {}
 
     def pack(value: Any) -> tuple[str, Any]:
+        while hasattr(value, "__wrapped__") and value.__globals__.get("__name__") != value.__module__:
+            value = value.__wrapped__  # a check of types around it, say; what it checks travels
         kind = "function" if isinstance(value, FunctionType) else "class" if isinstance(value, type) else ""
         if kind and not _foreign(value.__module__):
             if id(value) not in known:
