@@ -615,7 +615,8 @@ DENSITY = Exercise(
             "f₁ of known laws: two normal densities",
             lambda g: {"x": 1.5 * normal(g, 25), "mean": normal(g, 1)},
             lambda functions, inputs: functions["density_of"](
-                inputs["mean"] * inputs["x"] - inputs["mean"] ** 2 / 2, _log_normal(inputs["x"], 0.0, torch.ones(1))
+                inputs["mean"] * inputs["x"] - inputs["mean"] ** 2 / 2,
+                _log_normal(inputs["x"], torch.zeros(1), torch.ones(1)),
             ),
             lambda inputs: torch.exp(-0.5 * (inputs["x"] - inputs["mean"]) ** 2) / math.sqrt(2 * math.pi),
         ),

@@ -21,7 +21,7 @@ Functions = Mapping[str, Callable[..., Any]]
 Inputs = dict[str, Any]  # float64 tensors and plain numbers by name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """One question put to an answer: fresh inputs, how to ask, and the value there must be.
 
@@ -37,7 +37,7 @@ class Part:
     tolerance: float = 1e-4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mistake:
     """A known wrong answer; why: what a student who made it reads. functions: those that differ from the right ones."""
 
