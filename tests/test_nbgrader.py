@@ -53,13 +53,13 @@ def course(tmp_path):
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     (tmp_path / "notebooks").mkdir()
     nbformat.write(notebook, tmp_path / "notebooks" / "problem1_toy.ipynb")
-    list(nbgrader.write(tmp_path / "course", tmp_path / "notebooks"))
+    nbgrader.write(tmp_path / "course", tmp_path / "notebooks")
     return tmp_path / "course"
 
 
 def test_a_folder_that_holds_something_is_left_alone(course):
     with pytest.raises(ValueError, match="a folder of its own"):
-        list(nbgrader.write(course))
+        nbgrader.write(course)
 
 
 def test_answers_stand_in_marks_and_points_before_the_check(course):
@@ -76,7 +76,7 @@ def test_answers_stand_in_marks_and_points_before_the_check(course):
 
 
 def test_the_packages_notebooks_make_a_course(tmp_path):
-    written = list(nbgrader.write(tmp_path / "course"))
+    written = nbgrader.write(tmp_path / "course")
     assert len(written) == 1 + len(parameters.notebooks())
     for path in written[1:]:
         for cell in nbformat.read(path, as_version=4).cells:

@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from .. import exercises, parameters, training
-from . import grade_alike, grade_answers, grade_package, grade_process, grade_submissions
+from . import grade_alike, grade_answers, grade_package, grade_process, grade_submissions, teach
 from .grade_answers import Answer
 from .grade_process import Limits, Outcome, Worker, WorkerLost
 from .grade_submissions import Submission
@@ -88,10 +88,24 @@ class Record:
         return sum((mark.points for mark in self.marks), 0.0)
 
 
+# --- what is asked -----------------------------------------------------------------------------------------
+
+
+Exercises = dict[str, exercises.Exercise]
+
+
+def course() -> tuple[Exercises, dict[str, int]]:
+    """The exercises that the notebooks have, and their open questions with the points a person gives."""
+    read = {path.name: nbformat.read(path, as_version=4) for path in parameters.notebooks().values()}
+    tasks = [task for name, notebook in read.items() for task in teach.tasks(notebook, name)]
+    asked = {task.name: exercises.EXERCISES[task.name] for task in tasks if not task.open}
+    return asked, {task.name: task.points for task in tasks if task.open}
+
+
 # --- one student -------------------------------------------------------------------------------------------
 
 
-def collect(submission: Submission) -> tuple[dict[str, Answer], list[tuple[str, str]], list[bytes]]:
+def collect(submission: Submission, asked: Exercises) -> tuple[dict[str, Answer], list[tuple[str, str]], list[bytes]]:
     """The best answer to each exercise in what a student handed in, what to look at, all contents."""
     notebooks, look, contents = [], [], []
     for name, content in submission.contents():
@@ -105,9 +119,9 @@ def collect(submission: Submission) -> tuple[dict[str, Answer], list[tuple[str, 
             continue
         look += [("cell not read", f"{name}: {problem}") for problem in problems]
         notebooks.append((name, found))
-    everywhere = [name for exercise in exercises.EXERCISES.values() for name in exercise.functions]
+    everywhere = [name for exercise in asked.values() for name in exercise.functions]
     chosen = {}
-    for exercise in exercises.EXERCISES.values():
+    for exercise in asked.values():
         answers = []
         for name, found in notebooks:
             with contextlib.suppress(RecursionError, MemoryError):
@@ -199,10 +213,13 @@ def _reason(reason: str) -> str:
 
 @dataclass
 class Class:
-    """What `grade` found: system is "moodle", "canvas" or "folder"; open: what answers could reach, empty: nothing."""
+    """What `grade` found. system: "moodle", "canvas" or "folder"; asked: exercises by name; questions: their points;
+    open: why answers could reach more than their folder, empty when they could not."""
 
     system: str
     records: list[Record]
+    asked: Exercises
+    questions: dict[str, int]
     open: str = ""
 
 
@@ -223,32 +240,33 @@ def grade(
     _prepare(out, submissions)
     seed, mark_of_secret = _seed(out, secret)
     limits = limits or Limits()
-    calls = {name: grade_process.ship([p.call for p in e.parts]) for name, e in exercises.EXERCISES.items()}
-    base = "\0".join([fingerprint(), mark_of_secret, repr(limits)])
+    asked, questions = course()
+    calls = {name: grade_process.ship([p.call for p in e.parts]) for name, e in asked.items()}
+    base = "\0".join([fingerprint(), mark_of_secret, repr(limits), *asked])
     jobs = max(1, min(jobs or len(os.sched_getaffinity(0)), len(students)))
     with tempfile.TemporaryDirectory(dir=out, prefix=".work-") as work, _Pool(Path(work), limits, jobs, plain) as pool:
 
         def student(submission: Submission) -> Record:
-            chosen, look, contents = collect(submission)
+            chosen, look, contents = collect(submission, asked)
             digest = hashlib.sha256(b"\0".join([base.encode(), *contents])).hexdigest()
             path = out / "results" / f"{submission.key}.json"
             if (known := _known(path, digest)) is not None:
                 return known
             record = Record(submission.student, submission.number, submission.label, submission.key, digest, look=look)
-            for name, exercise in exercises.EXERCISES.items():
+            for name, exercise in asked.items():
                 answer = chosen[name]
                 run = functools.partial(pool.ask, exercise, calls[name], answer, seed)
                 found, more = mark(exercise, answer, run, seed)
                 record.marks.append(found)
                 record.look += more
                 record.texts[name] = answer.text if answer.whole else ""
-            record.look += _missing(record, chosen)
+            record.look += _missing(asked, chosen)
             training.write_whole(path, json.dumps(asdict(record), indent=1, ensure_ascii=False))
             return record
 
         records = _all(students, student, jobs)
         opened = pool.open
-    result = Class(system, records, opened)
+    result = Class(system, records, asked, questions, opened)
     write(result, out)
     if opened:
         say(f"answers ran with limits, but not apart from network and files ({opened}); see `labutils grade --help`")
@@ -316,12 +334,12 @@ class _Pool:
             self.free.put(worker)
 
 
-def _missing(record: Record, chosen: dict[str, Answer]) -> Iterator[tuple[str, str]]:
-    """A line for each problem of which nothing is there, else for each name that is not."""
-    for problem in sorted({mark.problem for mark in record.marks}):
-        names = [mark.exercise for mark in record.marks if mark.problem == problem]
-        missing = [name for e in names for name in chosen[e].missing]
-        if all(len(chosen[e].missing) == len(exercises.EXERCISES[e].functions) for e in names):
+def _missing(asked: Exercises, chosen: dict[str, Answer]) -> Iterator[tuple[str, str]]:
+    """A line for each problem of which nothing is there, else for the names that are not."""
+    for problem in sorted({exercise.problem for exercise in asked.values()}):
+        names = [name for name, exercise in asked.items() if exercise.problem == problem]
+        missing = [function for name in names for function in chosen[name].missing]
+        if len(missing) == sum(len(asked[name].functions) for name in names):
             yield "missing", f"nothing of problem {problem}"
         elif missing:
             yield "missing", f"no function {', '.join(missing)}"
@@ -388,23 +406,11 @@ def _known(path: Path, digest: str) -> Record | None:
 # --- what comes out ----------------------------------------------------------------------------------------
 
 
-def questions() -> dict[str, int]:
-    """The open questions of the notebooks and their points: what a person fills in."""
-    found = {}
-    for path in parameters.notebooks().values():
-        for cell in nbformat.read(path, as_version=4).cells:
-            tags = dict(tag.split(":", 1) for tag in cell.metadata.get("tags", []) if ":" in tag)
-            if "open" in tags:
-                found[tags["open"]] = int(tags.get("points", 1))
-    return found
-
-
 def write(found: Class, out: Path) -> None:
     """grades.csv, to_look_at.csv, a page for each student; what was filled in by hand stays."""
-    opened = questions()
     table = out / "grades.csv"
-    by_hand = _by_hand(table, found, list(opened))
-    training.write_whole(table, _csv(_grades(found, opened, by_hand)))
+    by_hand = _by_hand(table, found)
+    training.write_whole(table, _csv(_grades(found, by_hand)))
     look = [(r.student, what, detail) for r in found.records for what, detail in r.look]
     look += _alike(found.records)
     training.write_whole(out / "to_look_at.csv", _csv([("student", "what", "detail"), *look]))
@@ -412,7 +418,7 @@ def write(found: Class, out: Path) -> None:
     for record in found.records:
         place = out / "feedback" / _page_name(found.system, record)
         place.parent.mkdir(parents=True, exist_ok=True)
-        training.write_whole(place, page(record, list(opened)))
+        training.write_whole(place, page(record, list(found.questions)))
     if found.system == "moodle":  # its “upload multiple feedback files in a zip”
         shutil.make_archive(str(out / "feedback"), "zip", out / "feedback")
 
@@ -439,10 +445,10 @@ def _page_name(system: str, record: Record) -> str:
     return f"{record.key}.html"
 
 
-def _grades(found: Class, opened: dict[str, int], by_hand: dict[str, dict[str, str]]) -> Iterator[list[str]]:
+def _grades(found: Class, by_hand: dict[str, dict[str, str]]) -> Iterator[list[str]]:
     """Rows of grades.csv; the columns around the exercises are those that the system's import asks for."""
-    names = list(exercises.EXERCISES)
-    most = {name: exercise.points for name, exercise in exercises.EXERCISES.items()}
+    names, opened = list(found.asked), found.questions
+    most = {name: exercise.points for name, exercise in found.asked.items()}
     whole = sum(most.values()) + sum(opened.values())
     before, after = {
         "moodle": (
@@ -472,7 +478,7 @@ def _grades(found: Class, opened: dict[str, int], by_hand: dict[str, dict[str, s
         yield [*who, *scores, *(hand.get(name, "") for name in opened), *last]
 
 
-def _by_hand(table: Path, found: Class, opened: Sequence[str]) -> dict[str, dict[str, str]]:
+def _by_hand(table: Path, found: Class) -> dict[str, dict[str, str]]:
     """What a person wrote into the columns of open questions, by student's key. Raises GradingError for a table that
     cannot be read: it is never replaced."""
     if not table.exists():
@@ -491,7 +497,7 @@ def _by_hand(table: Path, found: Class, opened: Sequence[str]) -> dict[str, dict
     for record in found.records:
         name = {"moodle": f"Participant {record.number}", "canvas": record.number, "folder": _cell(record.student)}
         row = known.get(name[found.system], {})
-        keep[record.key] = {q: row[q].strip() for q in opened if row.get(q)}
+        keep[record.key] = {q: row[q].strip() for q in found.questions if row.get(q)}
     return keep
 
 

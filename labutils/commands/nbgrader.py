@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,8 @@ points_of("{name}", globals(), {seed})
 ### END HIDDEN TESTS"""
 
 
-def write(folder: Path, notebooks: Path | None = None) -> Iterator[Path]:
-    """Write nbgrader_config.py and source/lab/ into a new or empty folder; yields each file.
+def write(folder: Path, notebooks: Path | None = None) -> list[Path]:
+    """Write nbgrader_config.py and source/lab/ into a new or empty folder; returns the files.
 
     notebooks: the folder of the notebooks; else the package's. Raises ValueError for a folder that holds something.
     """
@@ -57,11 +56,12 @@ def write(folder: Path, notebooks: Path | None = None) -> Iterator[Path]:
     made = {path: _marked(nbformat.read(path, as_version=4), path) for path in sources}
     place = folder / "source" / ASSIGNMENT
     place.mkdir(parents=True)
-    (folder / "nbgrader_config.py").write_text(CONFIGURATION, encoding="utf-8")
-    yield folder / "nbgrader_config.py"
+    written = [folder / "nbgrader_config.py"]
+    written[0].write_text(CONFIGURATION, encoding="utf-8")
     for path, notebook in made.items():
         nbformat.write(notebook, place / path.name)
-        yield place / path.name
+        written.append(place / path.name)
+    return written
 
 
 def _marked(notebook: NotebookNode, path: Path) -> NotebookNode:
