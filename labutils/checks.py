@@ -58,7 +58,7 @@ def exercise(name: str, *functions: Any, seed: int | None = None) -> Any:
         raise ValueError(
             f"{name} has {len(asked.functions)} functions, {', '.join(asked.functions)}; got {len(functions)}"
         )
-    given = given or dict(zip(asked.functions, functions, strict=True))
+    given = dict(zip(asked.functions, functions, strict=True)) if given is None else given
     missing = [f for f in asked.functions if _unanswered(given.get(f), asked.reference[f])]
     if len(missing) < len(asked.functions):
         _ask(asked, given, missing, secrets.randbelow(10**6) if seed is None else seed)
