@@ -84,6 +84,14 @@ def test_the_first_failure_does_not_hide_the_rest():
     assert isinstance(stopped.value.__cause__, ZeroDivisionError), "where it happened can be read"
 
 
+def test_a_notebook_shows_the_text_and_the_answer_s_own_line():
+    with pytest.raises(checks.WrongAnswer) as stopped:
+        checks.exercise("jsd", lambda p, q: p + [1, 2][3], own(RIGHT[1]))
+    shown = "\n".join(stopped.value._render_traceback_())
+    assert shown.startswith("jsd: 3 of 4 parts are wrong") and "[1, 2][3]" in shown
+    assert "marking.py" not in shown and "checks.py" not in shown.replace("test_checks.py", "")
+
+
 def test_the_inputs_are_others_each_time_and_leave_the_reader_s_random_state_alone():
     seen = []
     watch = lambda p, q: seen.append(p) or RIGHT[0](p, q)  # noqa: E731
