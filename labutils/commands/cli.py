@@ -289,13 +289,19 @@ def teach(context: click.Context) -> None:
 @teach.command("build")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("course"), show_default=True,
               help="Folder for student/ and solution/.")  # fmt: skip
-def build_editions(out: Path) -> None:
+@click.option("--nbgrader", type=click.Path(file_okay=False, path_type=Path), help="A course folder for nbgrader, too.")
+def build_editions(out: Path, nbgrader: Path | None) -> None:
     """Write a student edition and a solution edition of the notebooks."""
     from . import teach as teaching
 
     try:
         for path in teaching.build(out):
             click.echo(path)
+        if nbgrader:
+            from . import nbgrader as course
+
+            for path in course.write(nbgrader):
+                click.echo(path)
     except (ValueError, ParameterError) as error:
         raise click.UsageError(str(error)) from None
 
