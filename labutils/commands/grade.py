@@ -515,7 +515,7 @@ def _alike(records: Sequence[Record]) -> Iterator[tuple[str, str, str]]:
     package = grade_alike.runs(solved)
     for record in records:
         shares = {name: grade_alike.copied(text, package) for name, text in record.texts.items()}
-        if like := [f"{name} {share:.0%}" for name, share in shares.items() if share >= grade_alike.LEAST]:
+        if like := [f"{name} {share:.0%}" for name, share in shares.items() if share >= grade_alike.COPIED]:
             yield record.student, "like the package", ", ".join(like)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 RUN = 12  # tokens in a row
 FEWEST = 40  # runs below which a text is too short to be like another
 LEAST = 0.8  # share of the shorter text that also stands in the other
+COPIED = 0.9  # share of an answer that also stands in the package
 COMMON = 0.25  # share of the class that makes a run everybody's
 
 
