@@ -255,7 +255,7 @@ def reaching(port, out, outside):
         "writing outside": body(
             "import pathlib",
             f"for place in ({outside!r}, {str(out)!r}, {package!r}, '/tmp', '/', '/usr', '/var/tmp'):",
-            "    try: pathlib.Path(place, 'written-by-an-answer').write_text('x')",
+            f"    try: pathlib.Path(place, 'written-by-{port}').write_text('x')",
             "    except OSError: pass",
             "raise ValueError('nothing')",
         ),
@@ -331,7 +331,7 @@ def test_nothing_outside_is_in_reach(awkward, name):
     assert listener.came == 0
     assert list(outside.iterdir()) == []
     for place in (out, Path(grade.__file__).parent, Path("/tmp"), Path("/"), Path("/usr"), Path("/var/tmp")):
-        assert not (place / "written-by-an-answer").exists()
+        assert not (place / f"written-by-{listener.port}").exists()
 
 
 def test_the_results_are_all_there_is(awkward):
@@ -655,6 +655,16 @@ def test_an_answer_brings_what_it_needs_and_nothing_else(cells, expected):
 def test_what_is_no_notebook_is_said_to_be_none(content, message):
     with pytest.raises(grade_answers.NotANotebook, match=message):
         grade_answers.code_cells(content)
+
+
+def test_a_folder_on_the_path_is_not_shown(tmp_path, monkeypatch):
+    """A script's folder, the current one, a clone that is installed as it lies: the teacher's, none of a library's."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    setting = grade_process.Worker(tmp_path / "p", tmp_path / "w", Limits(), [], False)._setting()
+    assert not [p for p in setting["shown"] if tmp_path.is_relative_to(p)]
+    assert not [p for p in setting["shown"] if Path(grade.__file__).is_relative_to(p) and "site-packages" not in p]
 
 
 def test_only_functions_numbers_and_tensors_travel():

@@ -352,6 +352,8 @@ def _prepare(out: Path, submissions: Path) -> None:
     out, place = Path(os.path.abspath(out)), Path(os.path.abspath(submissions))
     if out == place or place in out.parents:
         raise GradingError(f"{out} lies in {place}, which would be graded next time; choose another folder with --out")
+    if seen := [p for p in grade_process.PYTHON for q in (out, place) if q.is_relative_to(p)]:
+        raise GradingError(f"{out} or {place} lies in {seen[0]}, which answers may read; grade in another folder")
     if out.exists() and not out.is_dir():
         raise GradingError(f"{out} is a file; choose a folder with --out")
     if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():

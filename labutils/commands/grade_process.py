@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from . import grade_worker
 from .grade_answers import Answer
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), Tensor, torch.dtype, torch.Size)
+PYTHON = (sys.prefix, sys.base_prefix, "/usr")  # where Python lies: what answers may read
 FOREIGN = {*sys.stdlib_module_names, "torch", "numpy", "scipy"}  # what a worker imports by name
 
 
@@ -212,15 +212,13 @@ class Worker:
         return Outcome([missing if r is None else r for r in results], where, kinds, reason, notes)
 
     def _setting(self) -> dict[str, Any]:
-        site = [sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib", "platstdlib")]
-        # Where the real package is found by way of the path, this entry stays out, unless all others lie there, too.
-        path = [p for p in sys.path if p and (p in site or not (Path(p) / "labutils").exists())]
-        shown = [sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/null"]
-        shown += ["/dev/zero", "/dev/random", "/dev/urandom", str(self.package), *path]
+        path = [os.path.abspath(p) for p in sys.path if p and _holds_libraries(Path(os.path.abspath(p)))]
+        shown = [*PYTHON, "/lib", "/lib64", "/bin", "/etc/ld.so.cache", str(self.package), *path]
+        shown += [f"/dev/{name}" for name in ("null", "zero", "random", "urandom")]
         return {
             "path": [str(self.package), *path],
             "shown": shown,
-            "hidden": [os.path.join(os.path.abspath(p), "labutils") for p in path],
+            "hidden": [os.path.join(p, "labutils") for p in path],
             "modules": list(self.modules),
             "root": str(self.scratch / "root"),
             "plain": self.plain,
@@ -251,6 +249,12 @@ class Worker:
 
 def _reference(name: str) -> Callable:
     return next(e.reference[name] for e in exercises.EXERCISES.values() if name in e.functions)
+
+
+def _holds_libraries(entry: Path) -> bool:
+    """Whether an entry of the path is Python's or a library's; a folder of the teacher's is on it, too, often."""
+    installed = any(part in ("site-packages", "dist-packages") for part in entry.parts)
+    return installed or entry.is_relative_to(sys.base_prefix) or (entry / "torch").exists()
 
 
 def _environment(work: Path) -> dict[str, str]:
