@@ -1,7 +1,8 @@
 """Helper package of the deep generative lab: one idea a module, imports point downward only.
 
-commands/  cli, run, report, publish, score, remake, doctor, address: the command `labutils`; nothing imports from it
+commands/  cli, run, report, publish, score, remake, doctor, address, teach: the command `labutils`, for nobody else
 teaching   keynumbers, parameters, checks, plots     judged numbers; typed parameters; oracles; every figure
+           exercises, exercises_*, marking           what is asked, what goes wrong, how it is judged
 methods    divergences, vae, gan, fid, latent        the lab's mathematics, one function per formula
 ground     distributions, networks, features, data, street_digits, distortions, reference, training, estimates
 """

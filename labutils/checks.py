@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import exercises
+
+HERE = Path(__file__).parent
 
 
 def agree(name: str, got: Tensor | float, expected: Tensor | float, tolerance: float = 1e-4) -> None:
@@ -39,6 +43,18 @@ def holds(name: str, condition: bool | Tensor, why: str) -> None:
     print("PASS", name)
 
 
+class WrongAnswer(AssertionError):
+    """A notebook shows its text, and where the answer itself raised; the check's own frames help nobody there."""
+
+    def _render_traceback_(self) -> list[str]:
+        lines = [str(self)]
+        if self.__cause__ is not None:
+            frames = traceback.extract_tb(self.__cause__.__traceback__)
+            own = [f for f in frames if "site-packages" not in f.filename and Path(f.filename).parent != HERE]
+            lines += ["", "The answer raised here:", *traceback.format_list(own)]
+        return lines
+
+
 def exercise(name: str, *functions: Any, seed: int | None = None) -> Any:
     """Ask an answer the parts of the exercise `name`, on fresh random inputs: print one PASS line, or raise.
 
@@ -47,7 +63,7 @@ def exercise(name: str, *functions: Any, seed: int | None = None) -> Any:
 
     Returns the functions for the cells that follow: as given, except that the package's stand in where an answer
     only raises NotImplementedError, which a line says. One function comes alone, several as a tuple.
-    Raises AssertionError with every part that is wrong, what was expected, what came, and, where the answer is a
+    Raises WrongAnswer with every part that is wrong, what was expected, what came, and, where the answer is a
     known mistake, why it is one. ValueError for an unknown exercise or another number of functions.
     """
     if name not in exercises.EXERCISES:
@@ -58,7 +74,7 @@ def exercise(name: str, *functions: Any, seed: int | None = None) -> Any:
         raise ValueError(
             f"{name} has {len(asked.functions)} functions, {', '.join(asked.functions)}; got {len(functions)}"
         )
-    given = given or dict(zip(asked.functions, functions, strict=True))
+    given = dict(zip(asked.functions, functions, strict=True)) if given is None else given
     missing = [f for f in asked.functions if _unanswered(given.get(f), asked.reference[f])]
     if len(missing) < len(asked.functions):
         _ask(asked, given, missing, secrets.randbelow(10**6) if seed is None else seed)
@@ -91,4 +107,4 @@ def _ask(asked: exercises.Exercise, given: Mapping[str, Any], missing: list[str]
     hints = {v.mistake.title: v.mistake.why for v in wrong if v.mistake}
     lines += [f"  This looks like: {title}. {why}" for title, why in hints.items()]
     lines += [f"  (the same inputs again: seed={seed} in the call of checks.exercise)"]
-    raise AssertionError("\n".join(lines)) from next((r for r in results if isinstance(r, Exception)), None)
+    raise WrongAnswer("\n".join(lines)) from next((r for r in results if isinstance(r, Exception)), None)

@@ -196,7 +196,4 @@ def _same(got: Any, other: Any, tolerance: float) -> bool:
         texts = [describe(value) for value in (got, other) if isinstance(value, (Exception, str))]
         return len(texts) == 2 and texts[0] == texts[1]
     got, other = _plain(got), _plain(other)
-    if got.shape != other.shape:
-        return False
-    equal = (got == other) | (got.isnan() & other.isnan())
-    return bool((equal | _close(got, other, tolerance)).all())
+    return got.shape == other.shape and torch.allclose(got, other, tolerance, tolerance, equal_nan=True)

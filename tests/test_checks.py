@@ -36,3 +36,91 @@ def test_a_condition_passes_or_stops(capsys):
         with pytest.raises(AssertionError, match=r"^order: not a maximum$"):
             checks.holds("order", bad, "not a maximum")
     assert capsys.readouterr().out == ""
+
+
+# --- whole answers ------------------------------------------------------------------------------------------
+
+JSD = checks.exercises.EXERCISES["jsd"]
+RIGHT = JSD.reference["jsd_of_logits"], JSD.reference["logit_of_optimum"]
+
+
+def own(function):
+    """The same function as another object: an answer, not the package's stand-in."""
+    return lambda *arguments: function(*arguments)
+
+
+def stub(*arguments):
+    """As a student edition has it."""
+    raise NotImplementedError("to be written")
+
+
+def test_a_right_answer_is_one_line_and_comes_back(capsys):
+    given = tuple(own(f) for f in RIGHT)
+    assert checks.exercise("jsd", *given) == given
+    assert checks.exercise("jsd", dict(zip(JSD.functions, given, strict=True))) == given
+    assert capsys.readouterr().out == "PASS jsd\nPASS jsd\n"
+    density = own(checks.exercises.EXERCISES["density"].reference["density_of"])
+    assert checks.exercise("density", density) is density, "one function comes alone"
+
+
+def test_a_wrong_answer_stops_with_every_part_and_the_hint(capsys):
+    doubled = lambda p, q: math.log(2) + 2 * (RIGHT[0](p, q) - math.log(2))  # noqa: E731
+    with pytest.raises(AssertionError) as stopped:
+        checks.exercise("jsd", doubled, lambda log_p, log_q, x: log_q(x) - log_p(x), seed=5)
+    text = str(stopped.value)
+    assert text.startswith("jsd: 4 of 4 parts are wrong")
+    assert all(part.title in text for part in JSD.parts)
+    assert "½ left out. Each expectation" in text and "p and q exchanged. D is the probability" in text
+    assert text.count("This looks like") == 2, "a hint is given once"
+    assert "expected" in text and "got" in text and "seed=5" in text
+    assert capsys.readouterr().out == ""
+
+
+def test_the_first_failure_does_not_hide_the_rest():
+    with pytest.raises(AssertionError) as stopped:
+        checks.exercise("jsd", lambda p, q: (p.mean(-1), 1 / 0), own(RIGHT[1]))
+    text = str(stopped.value)
+    assert text.count("it raised ZeroDivisionError") == 3 and "right  the logit of the best" in text
+    assert isinstance(stopped.value.__cause__, ZeroDivisionError), "where it happened can be read"
+
+
+def test_a_notebook_shows_the_text_and_the_answer_s_own_line():
+    with pytest.raises(checks.WrongAnswer) as stopped:
+        checks.exercise("jsd", lambda p, q: p + [1, 2][3], own(RIGHT[1]))
+    shown = "\n".join(stopped.value._render_traceback_())
+    assert shown.startswith("jsd: 3 of 4 parts are wrong") and "[1, 2][3]" in shown
+    assert "marking.py" not in shown and "checks.py" not in shown.replace("test_checks.py", "")
+
+
+def test_the_inputs_are_others_each_time_and_leave_the_reader_s_random_state_alone():
+    seen = []
+    watch = lambda p, q: seen.append(p) or RIGHT[0](p, q)  # noqa: E731
+    for _ in range(2):
+        checks.exercise("jsd", watch, own(RIGHT[1]))
+    checks.exercise("jsd", watch, own(RIGHT[1]), seed=7)
+    checks.exercise("jsd", watch, own(RIGHT[1]), seed=7)
+    first, second, third, fourth = (seen[3 * k] for k in range(4))
+    assert first.dtype == torch.float64 and not torch.equal(first, second) and torch.equal(third, fourth)
+
+
+def test_what_is_not_answered_is_stood_in_for_and_said(capsys):
+    for given in ((stub, stub), RIGHT, ({},)):
+        assert checks.exercise("jsd", *given) == RIGHT
+    line = "not answered yet: jsd_of_logits, logit_of_optimum (jsd); what follows uses the package's\n"
+    assert capsys.readouterr().out == 3 * line, "the stand-in of an earlier call is no answer"
+
+
+def test_a_half_answer_is_judged_and_the_rest_stood_in_for(capsys):
+    mine = own(RIGHT[1])
+    assert checks.exercise("jsd", stub, mine) == (RIGHT[0], mine)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "jsd: 1 of 4 parts right" and said[1].startswith("not answered yet: jsd_of_logits (jsd)")
+    with pytest.raises(AssertionError, match="1 of 4 parts are wrong"):
+        checks.exercise("jsd", stub, lambda log_p, log_q, x: 0 * x)
+
+
+def test_bad_calls_say_what_to_do():
+    with pytest.raises(ValueError, match="there is no exercise 'jds'; choose one of jsd, penalised_gap"):
+        checks.exercise("jds", stub)
+    with pytest.raises(ValueError, match="jsd has 2 functions, jsd_of_logits, logit_of_optimum; got 1"):
+        checks.exercise("jsd", stub)
