@@ -5,27 +5,45 @@ from __future__ import annotations
 import ast
 import csv
 import html
+import importlib
+import inspect
 import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import zipfile
 from pathlib import Path
 from typing import ClassVar
 
+import nbformat
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import ROOT
 
-from labutils import exercises
-from labutils.commands import cli, grade, grade_alike, grade_answers, grade_package, grade_process, grade_submissions
+from labutils import exercises, parameters
+from labutils.commands import (
+    cli,
+    grade,
+    grade_alike,
+    grade_answers,
+    grade_package,
+    grade_process,
+    grade_submissions,
+    teach,
+)
 from labutils.commands.grade_process import Limits
 from labutils.exercises import Exercise, Mistake, Part
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="answers run in forks, which this system has not")
 
 # --- three exercises ---------------------------------------------------------------------------------------------
+
+
+COURSE = grade.course  # as it is; the tests have one of three exercises
 
 
 def normal(draw, *shape):
@@ -542,6 +560,27 @@ def test_the_class_goes_on_whatever_happens_to_one(tmp_path, quick, monkeypatch)
     assert cleo.points == 9 and len(table(tmp_path / "out")) == 3
 
 
+def test_the_solved_notebooks_have_full_marks_and_the_student_edition_none(tmp_path):
+    """The command as a teacher types it, on the course as it is."""
+    for path in parameters.notebooks().values():
+        solved = nbformat.read(path, as_version=4)
+        for student, edition in ("solved", solved), ("stubs", teach.student(solved, path.name)):
+            (tmp_path / "in" / student).mkdir(parents=True, exist_ok=True)
+            nbformat.write(edition, tmp_path / "in" / student / path.name)
+    command = [sys.executable, "-m", "labutils.commands.cli", "grade", "in", "--out", "out", "--jobs", "1"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "2 students" in done.stdout, done.stdout + done.stderr
+    asked, questions = COURSE()
+    solved, stubs = table(tmp_path / "out")
+    full = {name: str(exercise.points) for name, exercise in asked.items()}
+    assert {name: solved[name] for name in asked} == full and solved["Total"] == str(sum(map(int, full.values())))
+    assert stubs["Total"] == "0" and {solved[name] for name in questions} == {""}
+    assert len(asked) >= 12 and len(questions) >= 6
+    look = (tmp_path / "out" / "to_look_at.csv").read_text(encoding="utf-8")
+    assert "stubs" not in look and "like the package" in look
+
+
 # --- without a worker --------------------------------------------------------------------------------------------
 
 
@@ -693,6 +732,32 @@ def test_the_copy_has_signatures_and_no_bodies(tmp_path):
     assert not list(copy.glob("exercises_*")) and "Part(" not in (copy / "exercises.py").read_text()
     with pytest.raises(ValueError, match="has no such function"):
         grade_package.without_bodies("def f():\n    return 1\n", ("f", "g"))
+
+
+def test_nothing_that_is_left_in_the_package_answers_an_exercise(monkeypatch):
+    """Each function that answers can import, in the place of each function asked for, the others right."""
+    monkeypatch.undo()
+    left = {}
+    for module in grade_package.WITHHELD:
+        here = vars(importlib.import_module(f"labutils.{module}"))
+        for name, value in here.items():
+            if inspect.isfunction(value) and value.__module__ == f"labutils.{module}":
+                left[f"{module}.{name}"] = value
+    withheld = {f"{module}.{name}" for module, names in grade_package.WITHHELD.items() for name in names}
+    slow = ("train", "sweep", "fit", "learn", "build", "evaluate", "estimate", "likelihood_curve")
+    found = set()
+    for exercise in exercises.EXERCISES.values():
+        for name, candidate in left.items():
+            if name.partition(".")[2].lstrip("_").startswith(slow):
+                continue
+            for asked in exercise.functions:
+                results = exercises.answers(exercise, {**exercise.reference, asked: candidate}, 3)
+                if any(isinstance(result, Exception) for result in results):
+                    continue
+                if all(verdict.passed for verdict in exercises.judge(exercise, results, 3)):
+                    found.add(name)
+    assert found - withheld == set()
+    assert found & withheld, "the package answers something, or this test asks nothing"
 
 
 LONG = """def f(critic, x, y, lam):
