@@ -57,8 +57,9 @@ def test_the_notebook_has_the_exercises_of_its_problem_in_their_order(name):
 
 @notebooks
 def test_an_answer_has_hints_before_and_one_line_of_check_after(name):
-    cells = read(SOURCES[name]).cells
-    for task in exercises_in(name).values():
+    found, cells = exercises_in(name), read(SOURCES[name]).cells
+    assert [c.id for c in cells if "answer" in teach.tags(c)] == [cells[task.cell].id for task in found.values()]
+    for task in found.values():
         hint, check = cells[task.cell - 1], cells[task.cell + 1]
         assert "hint" in teach.tags(hint), f"{task.name}: the cell before it is no hint"
         assert hint.source.count("<details>") == hint.source.count("</details>") == 3, task.name
