@@ -560,6 +560,15 @@ def test_the_class_goes_on_whatever_happens_to_one(tmp_path, quick, monkeypatch)
     assert cleo.points == 9 and len(table(tmp_path / "out")) == 3
 
 
+def test_a_worker_that_does_not_start_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(grade_process.Worker, "_setting", lambda self: {"path": []})
+    (tmp_path / "in").mkdir()
+    for name in ("Anna", "Ben"):
+        (tmp_path / "in" / f"{name}.ipynb").write_bytes(usual())
+    with pytest.raises(grade.GradingError, match="does not start: ModuleNotFoundError"):
+        grade.grade(tmp_path / "in", tmp_path / "out", jobs=1)
+
+
 def test_the_solved_notebooks_have_full_marks_and_the_student_edition_none(tmp_path):
     """The command as a teacher types it, on the course as it is."""
     for path in parameters.notebooks().values():
