@@ -33,7 +33,7 @@ from tqdm import tqdm
 from .. import exercises, parameters, training
 from . import grade_alike, grade_answers, grade_package, grade_process, grade_submissions, teach
 from .grade_answers import Answer
-from .grade_process import Limits, Outcome, Worker, WorkerLost
+from .grade_process import Limits, Outcome, Worker, WorkerBroken, WorkerLost
 from .grade_submissions import Submission
 
 MARKER = "grading.json"
@@ -284,11 +284,13 @@ def _all(students: Sequence[Submission], grade_one: Callable[[Submission], Recor
                 one = students[k]
                 try:
                     done[k] = future.result()
+                except WorkerBroken as error:  # the next student's would not start either
+                    raise GradingError(str(error)) from None
                 except Exception as error:
                     look = [("not graded", f"{type(error).__name__}: {error}")]
                     done[k] = Record(one.student, one.number, one.label, one.key, "", look=look)
                 bar.update()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GradingError):
             threads.shutdown(wait=False, cancel_futures=True)
             raise
     return [done[k] for k in range(len(students))]

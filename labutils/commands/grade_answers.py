@@ -219,7 +219,8 @@ def _definition(found: Sequence[Statement], name: str) -> int | None:
     """The last `def` of a name that is no stub; else what else gives it a value; else the stub."""
     if written := [k for k, s in enumerate(found) if getattr(s.node, "name", None) == name and not is_stub(s.node)]:
         return written[-1]
-    given = [k for k, s in enumerate(found) if name in s.binds]
+    # `f = checks.exercise("…", f)` is no answer: it hands on what is there.
+    given = [k for k, s in enumerate(found) if name in s.binds - s.eager]
     return next((k for k in reversed(given) if not is_stub(found[k].node)), given[-1] if given else None)
 
 

@@ -32,6 +32,10 @@ class WorkerLost(RuntimeError):
     """The worker ended or said something that no worker says; nothing is known about the answer."""
 
 
+class WorkerBroken(RuntimeError):
+    """No worker can be started here; the message says what it said."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Of one exercise of one student. seconds: of processor time; memory: MiB above what torch needs."""
@@ -141,7 +145,8 @@ class Worker:
     """
 
     def __init__(self, package: Path, scratch: Path, limits: Limits, modules: Sequence[str], plain: bool) -> None:
-        self.package, self.scratch, self.limits, self.modules, self.plain = package, scratch, limits, modules, plain
+        self.package, self.scratch = Path(os.path.abspath(package)), Path(os.path.abspath(scratch))
+        self.limits, self.modules, self.plain = limits, modules, plain
         self.process: subprocess.Popen | None = None
         self.open = ""
 
@@ -149,17 +154,23 @@ class Worker:
         (self.scratch / "root").mkdir(parents=True, exist_ok=True)
         (self.scratch / "work").mkdir(exist_ok=True)
         (self.scratch / "work").chmod(0o777)
+        errors = self.scratch / "errors.txt"
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", grade_worker.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=errors.open("wb"),
             cwd=self.scratch,
             env=_environment(self.scratch / "work" if self.plain else Path(grade_worker.PLACE)),
             start_new_session=True,  # Ctrl-C is the grader's
         )
-        self._say(b"s", json.dumps(self._setting()).encode())
-        self.open = self._hear(b"r").decode()
+        try:
+            self._say(b"s", json.dumps(self._setting()).encode())
+            self.open = self._hear(b"r").decode()
+        except WorkerLost as error:
+            self.__exit__()
+            lines = errors.read_text(errors="replace").strip().splitlines() or [str(error)]
+            raise WorkerBroken(f"the process for answers does not start: {lines[-1][:300]}") from None
         return self
 
     def __exit__(self, *_: object) -> None:
