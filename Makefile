@@ -21,9 +21,9 @@ lab: $(VENV)/.lab
 
 test: $(VENV)/.test
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
 	@echo "The notebooks, every cell, against their stored outputs (minutes: they train)"
-	$(VENV)/bin/python -m pytest --nbval-lax -x -v --durations=5 notebooks
+	$(VENV)/bin/python -m pytest --nbval-lax --nbval-current-env -x -v --durations=5 notebooks
 	@echo "The whole lab through papermill, smoke profile"
 	$(VENV)/bin/labutils run --profile smoke --out "$$(mktemp -d)/smoke"
 

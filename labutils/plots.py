@@ -436,7 +436,8 @@ def gan_and_vae_curves(gan: dict[str, list | np.ndarray], vaes: dict[str, dict[s
         for ax, name, title in zip(axes[0], ("wasserstein", "gradient_norm", "penalty"), CRITIC, strict=True):
             ax.plot(gan["step"], gan[name], ".-", color=BLUE)
             ax.set(title=title, xlabel="generator step", xlim=(0, None))
-            ax.set_ylim(0, None)
+            low, high = min(0.0, np.nanmin(gan[name])), max(0.0, np.nanmax(gan[name]))
+            ax.set_ylim(1.08 * low, 1.08 * high or None)
         axes[0, 0].set_ylabel("unit of the image")
         axes[0, 1].axhline(1, color=BLACK, linestyle=":", linewidth=1.2)
         for (name, curve), color in zip(vaes.items(), (ORANGE, GREEN), strict=False):
@@ -541,8 +542,8 @@ def fid_by_size(sizes: list[int], lines: dict[str, list[float]], asked: int) -> 
     return fig
 
 
-def floor_ratios(groups: dict[str, dict[str, tuple[Estimate, ...]]], labels: tuple[str, ...]) -> Figure:
-    """FID over its floor, a row a model, on a logarithmic axis. groups: data → model → one ratio for each label."""
+def floor_ratios(groups: dict[str, dict[str, Estimate]]) -> Figure:
+    """FID over its floor, a row a model, on a logarithmic axis. groups: data → model → ratio with its error."""
     count = sum(len(models) for models in groups.values())
     fig, axes = figure(
         8.4, 0.42 * count + 0.5 * len(groups) + 0.4, len(groups), 1, squeeze=False, sharex=True,
@@ -550,20 +551,18 @@ def floor_ratios(groups: dict[str, dict[str, tuple[Estimate, ...]]], labels: tup
     )  # fmt: skip
     with lab_style():
         for ax, (group, models) in zip(axes[:, 0], groups.items(), strict=True):
-            for k, (label, color, marker) in enumerate(zip(labels, (BLUE, ORANGE), "os", strict=True)):
-                ratios = [found[k] for found in models.values()]
-                ax.errorbar(
-                    [r.value for r in ratios], np.arange(len(models)) + 0.3 * (k - 0.5), fmt=marker, capsize=3,
-                    xerr=[r.stderr for r in ratios], color=color, label=label,
-                )  # fmt: skip
+            ratios = list(models.values())
+            values, errors = [r.value for r in ratios], [r.stderr for r in ratios]
+            ax.errorbar(values, range(len(models)), xerr=errors, fmt="o", capsize=3, color=BLUE)
+            for row, value in enumerate(values):
+                ax.annotate(f"{value:.3g}", (value, row), (0, 6), textcoords="offset points", ha="center")
             ax.axvline(1, color=BLACK, linewidth=1.2)
             ax.set_yticks(range(len(models)), models)
-            ax.set(title=group, xscale="log", ylim=(len(models) - 0.4, -0.6))
+            ax.set(title=group, xscale="log", ylim=(len(models) - 0.4, -0.8))
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
             ax.xaxis.set_minor_locator(NullLocator())
         axes[-1, 0].set_xlabel("FID over the real-against-real floor of the same size")
-        axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
 
@@ -597,13 +596,13 @@ def aggregate_posterior(
     densities: source of codes → log density of each in one law fitted to the codes of images, drawn as histograms.
     """
     fig, (left, right) = figure(9.2, 3.2, columns=2, width_ratios=(1, 1.2))
-    with rc_context(STYLE):
+    with lab_style():
         for (name, values), color in zip(spectra.items(), (BLUE, ORANGE, GREEN), strict=False):
             ranked = values.sort(descending=True).values.tolist()
             left.plot(range(1, len(ranked) + 1), ranked, color=color, label=f"{names[0]}, {name}")
         left.axhline(1, color=BLACK, linewidth=1.2, label=names[1])
         left.set(title="spread of the codes", yscale="log", xlabel="principal axis, sorted", ylabel="variance")
-        left.legend(loc="lower left")
+        left.legend(loc="upper right")
         # Logarithmic: the draws that miss the codes of images miss them by far.
         best = max(float(values.max()) for values in densities.values())
         below = {name: (best - values.double()).clamp(min=1).log10() for name, values in densities.items()}

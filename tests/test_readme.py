@@ -112,7 +112,10 @@ def test_make_lab_runs_the_lab():
 
 def test_make_test_is_what_the_integration_runs():
     said = dry("test")
-    assert "none/bin/python -m pytest tests\n" in said and "--nbval-lax -x -v --durations=5 notebooks" in said
+    assert (
+        "none/bin/python -m pytest -n 2 --dist loadscope tests\n" in said
+        and "--nbval-lax --nbval-current-env -x -v --durations=5 notebooks" in said
+    )
     assert re.search(r'none/bin/labutils run --profile smoke --out ".*/smoke"\n', said)
     assert "make test" in (ROOT / ".ci" / "run").read_text() and "run: make test" in workflow()
 

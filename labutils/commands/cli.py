@@ -190,7 +190,7 @@ def fid(a: str, b: str | None, features: str, save: Path | None, as_json: bool) 
     """Score the images A against the images B: Fréchet distance, kernel distance, precision, recall.
 
     A and B: a folder of 32×32 RGB images (PNG or JPEG), a .mat file of SVHN, a file that --save wrote, or the word
-    real, the test crops whose features the package carries. Where B is real, real training crops are scored beside.
+    real, the test crops whose features the package carries. Where B is real, other real crops are scored beside.
     """
     from . import score
 
@@ -221,6 +221,42 @@ def publish(folders: tuple[Path, ...], into: Path) -> None:
             click.echo(line)
     except (publishing.PublishError, ParameterError) as error:
         raise click.UsageError(str(error)) from None
+
+
+@main.command()
+@click.argument("submissions", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the results; new, or of before.")
+@click.option("--secret", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="File with any text: inputs are drawn from it.  [default: OUT/secret.txt, made once]")  # fmt: skip
+@click.option("--seconds", default=10, show_default=True, type=click.IntRange(1), help="Processor time of an exercise.")
+@click.option("--memory", default=2048, show_default=True, type=click.IntRange(64), help="MiB of an exercise.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes at a time.  [default: as many as processors]")
+@click.option("--limits-only", is_flag=True, help="Without namespaces, also where the system has them.")
+def grade(submissions: Path, out: Path, secret: Path | None, seconds: int, memory: int, jobs: int | None,
+          limits_only: bool) -> None:  # fmt: skip
+    """Grade SUBMISSIONS: a folder, or the zip that Moodle or Canvas makes; any file names.
+
+    OUT gets grades.csv with a row for each student, to_look_at.csv, and a page for each student in feedback/. Called
+    again, it goes on where it was cut, grades what is new, and keeps what was filled in by hand.
+
+    An answer runs in a process of its own, with limits on time, memory, processes and files, and where Linux lets it
+    without network, seeing nothing but Python, the libraries and an empty folder. THIS IS NO SANDBOX: a hole in the
+    kernel is not closed by it, and where namespaces cannot be had (macOS, some containers) answers can read and send
+    what you can. Where that matters grade in a container, in a virtual machine, or in an account that has nothing.
+    """
+    from . import grade as grading
+    from .grade_process import Limits
+
+    try:
+        found = grading.grade(submissions, out, secret, Limits(seconds, memory), jobs, limits_only, click.echo)
+    except (ValueError, ParameterError) as error:
+        raise click.UsageError(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the same command goes on from there", err=True)
+        sys.exit(130)
+    look = sum(1 for _ in (out / "to_look_at.csv").open(encoding="utf-8")) - 1
+    click.echo(f"{len(found.records)} students: {out / 'grades.csv'}, a page each in {out / 'feedback'}")
+    click.echo(f"{look} things for a person: {out / 'to_look_at.csv'}")
 
 
 @main.command()

@@ -34,6 +34,7 @@ ROWS = {
     "p2.reference.loglik.test": ("shipped VAE, log-likelihood with 200 codes, test", ""),
     "p3.reference.ratio.gan": ("shipped GAN, FID over that of real images", "1"),
     "p3.reference.ratio.vae": ("shipped VAE with calibrated variance, FID over that of real images", "1"),
+    "p3.reference.ratio.vae_fitted": ("the same, with a prior fitted to its codes", "1"),
     "p3.reference.ratio.vae_unit": ("shipped VAE with variance 1, FID over that of real images", "1"),
     "p3.reference.precision.gan": ("shipped GAN, precision over that of real images", "1"),
     "p3.reference.recall.gan": ("shipped GAN, recall over that of real images", "1"),
