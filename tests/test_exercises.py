@@ -147,6 +147,10 @@ def test_what_is_wrong_is_said(got, message):
     assert not found.passed and found.answered and re.match(message, found.message), found.message
 
 
+def test_nothing_is_close_to_what_is_infinite():
+    assert not judged(torch.tensor([1.0, 2.0, 3.0]), (1.0, torch.inf, 3.0)).passed
+
+
 def test_errors_as_text_are_judged_like_errors():
     """The judge of another process gets them so; a mistake that raises is recognised all the same."""
     exercise = EXERCISES["wgan"]
