@@ -36,6 +36,7 @@ FACTS = {
         "| about 4 min |": MINUTES,
         "32×32": PIXELS,
         "grey/255": BYTE,
+        "features of 2,500 training": "labutils.commands.remake.FEATURES_OF_TRAINING",
         "Netzer et al. 2011": "year of Reading Digits in Natural Images, NIPS workshop",
     },
     "problem1_divergences": {
@@ -65,6 +66,9 @@ FACTS = {
         "32×32": PIXELS,
         "Gulrajani et al., 2017": WGAN_GP,
         "Netzer et al., 2011": "year of Reading Digits in Natural Images, NIPS workshop",
+        "Hoffman and Johnson, 2016": "year of ELBO surgery, a NIPS workshop",
+        "Ghosh et al., 2020": "year of the ICLR paper, arXiv 1903.12436",
+        "Dai and Wipf, 2019": "year of the ICLR paper, arXiv 1903.05789",
         "White, 2016": "year of arXiv 1609.04468",
         "Heusel et al., 2017": "year of the NIPS paper, arXiv 1706.08500",
         "Kynkäänniemi et al., 2019": "year of the NeurIPS paper, arXiv 1904.06991",
@@ -190,7 +194,7 @@ def test_every_number_in_the_prose_is_accounted_for(name):
         ("problem1_divergences", "0.75\\,x \\pm 1", "0.85\\,x \\pm 1"),
         ("problem3_gan_vs_vae", "29,526 for its GAN", "29,526.5 for its GAN"),
         ("problem3_gan_vs_vae", "51,355 for its VAE", "51,555 for its VAE"),
-        ("README", "features of 4,434 training", "features of 4,443 training"),
+        ("README", "first 4,434 crops", "first 4,443 crops"),
         ("README", "and 500 test crops", "and 512.5 test crops"),
     ],
 )
