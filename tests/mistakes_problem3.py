@@ -124,20 +124,26 @@ MISTAKES = {
 
 def names(source: str) -> tuple[set[str], set[str], set[str]]:
     """(what a cell needs from before, what it sets, the containers it fills), by name."""
-    table = symtable.symtable(source, "cell", "exec")
-    uses = {s.get_name() for s in table.get_symbols() if s.is_referenced()}
-    sets = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
-    inner = list(table.get_children())
-    while inner:
-        scope = inner.pop()
-        inner += scope.get_children()
-        uses |= {s.get_name() for s in scope.get_symbols() if s.is_global()}
+    needs: set[str] = set()
+    sets: set[str] = set()
+    for statement in ast.parse(source).body:
+        table = symtable.symtable(ast.unparse(statement), "cell", "exec")
+        uses = {s.get_name() for s in table.get_symbols() if s.is_referenced()}
+        here = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+        inner = list(table.get_children())
+        while inner:
+            scope = inner.pop()
+            inner += scope.get_children()
+            uses |= {s.get_name() for s in scope.get_symbols() if s.is_global()}
+        # `f = checked(f)` needs the f from before; a loop does not need the variable that it sets
+        needs |= uses - sets - (set() if isinstance(statement, ast.Assign) else here)
+        sets |= here
     filled = {
         node.value.id
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
     }
-    return uses - sets, sets, filled
+    return needs, sets, filled
 
 
 def needed(sources: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ WITHHELD = {
         "moments", "calculate_fid_score", "frechet_distance", "covariance_root", "manifold_scores", "kid",
         "_covariance_distance", "_root_distance", "_moments_distance", "_manifold_scores", "_inside", "_kid",
     ),
-    "latent": ("straight", "spherical", "effects", "entropy"),
+    "latent": ("spherical", "effects", "entropy"),
 }  # fmt: skip
 
 
