@@ -1,9 +1,9 @@
 """Helper package of the deep generative lab: one idea a module, imports point downward only.
 
-commands/  cli, run, report, publish, score, remake, doctor, address, teach: the command `labutils`, for nobody else
+commands/  the command `labutils`, a module for each of its words; nothing else imports them
 teaching   keynumbers, parameters, checks, plots     judged numbers; typed parameters; oracles; every figure
            exercises, exercises_*, marking           what is asked, what goes wrong, how it is judged
-methods    divergences, vae, gan, fid, latent        the lab's mathematics, one function per formula
+methods    divergences, vae, priors, gan, fid, latent    the lab's mathematics, one function per formula
 ground     distributions, networks, features, data, street_digits, distortions, reference, training, estimates
 """
 

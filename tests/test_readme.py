@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
+import nbformat
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -50,6 +54,13 @@ EXECUTED = {
     "labutils fid samples real": "test_sample_and_fid",
     "labutils fid A B": "test_sample_and_fid",
     "labutils fid": "test_sample_and_fid",
+    "labutils teach": "test_teach_and_grade",
+    "labutils teach build": "test_teach_and_grade",
+    "labutils teach build --out course": "test_teach_and_grade",
+    "labutils teach build --nbgrader COURSE": "test_teach_and_grade",
+    "labutils grade": "test_teach_and_grade",
+    "labutils grade handed-in.zip --out grades": "test_teach_and_grade",
+    "pip install '.[teach]'": "test_teach_and_grade",
     "labutils report runs/cpu": "test_report_and_publish",
     "labutils publish runs/gpu": "test_report_and_publish",
     "labutils publish RUN RUN": "test_report_and_publish",
@@ -264,6 +275,24 @@ def test_sample_and_fid(tmp_path, monkeypatch):
     found = json.loads(labutils("labutils fid samples real", "--json", "--save", "kept.npz"))
     assert found["scores"]["n"] == 60 and found["floor"]["n"] == 60
     assert (tmp_path / "kept.npz").exists()
+
+
+def test_teach_and_grade(tmp_path, monkeypatch):
+    """The editions as they stand; of the class one student, with one exercise. test_grade.py has all of it."""
+    monkeypatch.chdir(tmp_path)
+    assert "commands/teaching.md" in labutils("labutils teach").replace(os.sep, "/")
+    labutils("labutils teach build --nbgrader COURSE")
+    assert (tmp_path / "course" / "student").is_dir() and (tmp_path / "COURSE" / "nbgrader_config.py").exists()
+    monkeypatch.undo()
+    answer = "import torch\n\ndef effective_sample_size(log_w):\n    return 1 / log_w.softmax(1).square().sum(1)\n"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(answer)])
+    with zipfile.ZipFile(tmp_path / "handed-in.zip", "w") as archive:
+        archive.writestr("Anna Berg_17_assignsubmission_file_/problem2_vae.ipynb", nbformat.writes(notebook))
+    monkeypatch.chdir(tmp_path)
+    assert "1 student: " in labutils("labutils grade handed-in.zip --out grades", "--jobs", 1)
+    (row,) = csv.DictReader((tmp_path / "grades" / "grades.csv").open(encoding="utf-8"))
+    assert (row["Full name"], row["effective_sample_size"], row["jsd"]) == ("Anna Berg", "3", "0")
+    assert (ROOT / "pyproject.toml").read_text().count("teach = [") == 1
 
 
 def test_report_and_publish(gpu_run, tmp_path, monkeypatch):

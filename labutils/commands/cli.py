@@ -255,8 +255,9 @@ def grade(submissions: Path, out: Path, secret: Path | None, seconds: int, memor
         click.echo("\ninterrupted; the same command goes on from there", err=True)
         sys.exit(130)
     look = sum(1 for _ in (out / "to_look_at.csv").open(encoding="utf-8")) - 1
-    click.echo(f"{len(found.records)} students: {out / 'grades.csv'}, a page each in {out / 'feedback'}")
-    click.echo(f"{look} things for a person: {out / 'to_look_at.csv'}")
+    many = len(found.records)
+    click.echo(f"{many} student{'s' * (many != 1)}: {out / 'grades.csv'}, a page each in {out / 'feedback'}")
+    click.echo(f"{look} thing{'s' * (look != 1)} for a person: {out / 'to_look_at.csv'}")
 
 
 @main.command()
