@@ -328,6 +328,7 @@ def points(record):
     return {mark.exercise: mark.points for mark in record.marks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AWKWARD)
 def test_only_the_exercise_concerned_loses_points(awkward, name):
     record = awkward[-1][name]
@@ -499,6 +500,7 @@ def test_a_second_call_grades_what_is_new_and_keeps_what_was_filled_in(tmp_path,
     assert len(quick.asked) == 8 + 5, "another secret, other inputs"
 
 
+@pytest.mark.slow
 def test_limits_hold_without_namespaces(tmp_path):
     """What is left where the system has no namespaces: time, memory, output, and the class goes on."""
     names = ["as it should be", "infinite loop", "os._exit", "endless print", "10 GB array", "fills the disk"]
@@ -569,6 +571,7 @@ def test_a_worker_that_does_not_start_is_one_clear_line(tmp_path, monkeypatch):
         grade.grade(tmp_path / "in", tmp_path / "out", jobs=1)
 
 
+@pytest.mark.slow
 def test_the_solved_notebooks_have_full_marks_and_the_student_edition_none(tmp_path, monkeypatch):
     """The command as a teacher types it, on the course as it is."""
     monkeypatch.undo()
@@ -750,6 +753,7 @@ def takes(function, count):
     return sum(p.default is p.empty for p in known) <= count <= len(known)
 
 
+@pytest.mark.slow
 def test_nothing_that_is_left_in_the_package_answers_an_exercise(monkeypatch):
     """Each function that answers can import, in the place of each function asked for, the others right."""
     monkeypatch.undo()
