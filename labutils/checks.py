@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import textwrap
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,4 +108,9 @@ def _ask(asked: exercises.Exercise, given: Mapping[str, Any], missing: list[str]
     hints = {v.mistake.title: v.mistake.why for v in wrong if v.mistake}
     lines += [f"  This looks like: {title}. {why}" for title, why in hints.items()]
     lines += [f"  (the same inputs again: seed={seed} in the call of checks.exercise)"]
-    raise WrongAnswer("\n".join(lines)) from next((r for r in results if isinstance(r, Exception)), None)
+    # A front end breaks a long line anywhere, in the middle of a word too.
+    told = [
+        textwrap.fill(line, 96, subsequent_indent=9 * " ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    ]
+    raise WrongAnswer("\n".join(told)) from next((r for r in results if isinstance(r, Exception)), None)
