@@ -136,7 +136,7 @@ def names(source: str) -> tuple[set[str], set[str], set[str]]:
             inner += scope.get_children()
             uses |= {s.get_name() for s in scope.get_symbols() if s.is_global()}
         # `f = checked(f)` needs the f from before; a loop does not need the variable that it sets
-        needs |= uses - sets - (set() if isinstance(statement, ast.Assign) else here)
+        needs |= uses - sets - (set() if isinstance(statement, (ast.Assign, ast.AugAssign)) else here)
         sets |= here
     filled = {
         node.value.id

@@ -107,7 +107,7 @@ def test_a_run_is_published(clone, run):
     assert "2 pictures" in said and "an installed package now shows these 1 numbers" in said
     readme = (clone / "README.md").read_text(encoding="utf-8")
     assert "| VAE, ELBO, validation [nats/image] | −94.03 ± 0.22 |  | −93.58 |" in readme
-    assert "Profile `gpu`, seed 0. Problem 2: 1.5 minutes on cpu, with `epochs` 3 in place of 20." in readme
+    assert "Profile `gpu`, seed 0. Problem 2: 1.5 minutes on cpu, 2 threads, with `epochs` 3 in place of 20." in readme
     assert readme.startswith("# A lab\n") and readme.endswith(f"{END}\n\nThe rest.\n") and "Nothing yet" not in readme
     manifest = json.loads((clone / "figures" / "manifest.json").read_text())
     about = manifest["notebooks"]["problem2_toy"]
@@ -125,7 +125,7 @@ def test_what_a_new_ledger_says_of_its_machine_is_kept(clone, run):
     about = json.loads((clone / "figures" / "manifest.json").read_text())["notebooks"]["problem2_toy"]
     assert (about["hardware"], about["commit"], about["memory_mib"]) == ("A processor, 2 cores", "abc", 700)
     assert json.loads((clone / publish.FULL_RUN).read_text())["errata"] == [erratum]
-    assert "Problem 2: 1.5 minutes on A processor, 2 cores." in (clone / "README.md").read_text()
+    assert "Problem 2: 1.5 minutes on A processor, 2 cores, 2 threads." in (clone / "README.md").read_text()
 
 
 def test_a_number_that_is_none_is_shown_as_it_is(clone, run):

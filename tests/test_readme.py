@@ -280,7 +280,8 @@ def test_sample_and_fid(tmp_path, monkeypatch):
 def test_teach_and_grade(tmp_path, monkeypatch):
     """The editions as they stand; of the class one student, with one exercise. test_grade.py has all of it."""
     monkeypatch.chdir(tmp_path)
-    assert "commands/teaching.md" in labutils("labutils teach").replace(os.sep, "/")
+    said = labutils("labutils teach").replace(os.sep, "/")
+    assert "commands/teaching.md" in said and said.count(" known mistakes") == 17 and "seventeen exercises" in README
     labutils("labutils teach build --nbgrader COURSE")
     assert (tmp_path / "course" / "student").is_dir() and (tmp_path / "COURSE" / "nbgrader_config.py").exists()
     monkeypatch.undo()

@@ -148,6 +148,8 @@ def results(ledger: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     lines += ["", f"Profile `{manifest['profile']}`, seed {manifest['seed']}."]
     for name, about in manifest["notebooks"].items():
         where = about["device"] if about["device"] != "cpu" else about["hardware"] or "cpu"
+        if about["device"] == "cpu" and (threads := about["threads"]):  # a time on one thread is no time on two
+            where += f", {threads} thread{'s' * (threads != 1)}"
         line = f"Problem {problem_of(name)[len('problem') :]}: {about['seconds'] / 60:.1f} minutes on {where}"
         changed = [f"`{key}` {_plain(new)} in place of {_plain(old)}" for key, (old, new) in about["changed"].items()]
         lines[-1] += f" {line}{', with ' + ', '.join(changed) if changed else ''}."
