@@ -71,7 +71,7 @@ $(VENV)/.lab: pyproject.toml $(VENV)/.python
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.lab
-	$(PIP) install -e '.[test]'
+	$(PIP) install -e '.[test,teach]'
 	@touch $@
 
 $(VENV)/.jupyter: $(VENV)/.lab

@@ -186,7 +186,11 @@ def trained(name: str, images: int, epochs: int, seed: int) -> None:
     if "validation" in name:
         train = torch.cat([train, mnist.valid.images]) if "in the" in name else mnist.valid.images
     model, recipe = vae.initialise(networks.MnistVAE, seed), vae.RECIPES["tuned"]
-    mutant(*TRAINING[name]).train(model, train, recipe, epochs=epochs, watch={}, seed=seed)
+    try:
+        mutant(*TRAINING[name]).train(model, train, recipe, epochs=epochs, watch={}, seed=seed)
+    except training.TrainingDiverged as error:
+        print(f"trained with {name:58} {error}", flush=True)
+        return
     found = {s: vae.evaluate_elbo(model, getattr(mnist, s).images, seed=seed) for s in ("valid", "test")}
     valid, test = (found[s].elbo.value for s in ("valid", "test"))
     kl = found["test"].kl.value
@@ -200,15 +204,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("evaluation", "subset", "training"))
     parser.add_argument("--checkpoint", default="")
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--images", type=int, help="default: 400, for the training 10000")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(TRAINING))
     chosen = parser.parse_args()
     if chosen.part == "evaluation":
-        evaluation(chosen.checkpoint, chosen.images)
+        evaluation(chosen.checkpoint, chosen.images or 400)
     elif chosen.part == "subset":
         subset(chosen.seeds)
     else:
         for name in chosen.only:
-            trained(name, chosen.images, chosen.epochs, seed=0)
+            trained(name, chosen.images or 10_000, chosen.epochs, seed=0)
