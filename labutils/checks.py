@@ -52,8 +52,14 @@ class WrongAnswer(AssertionError):
         if self.__cause__ is not None:
             frames = traceback.extract_tb(self.__cause__.__traceback__)
             own = [f for f in frames if "site-packages" not in f.filename and Path(f.filename).parent != HERE]
-            lines += ["", "The answer raised here:", *traceback.format_list(own)]
+            lines += ["", "The answer raised here:"] if own else []
+            lines += [f"  {_cell(f.filename)}, line {f.lineno}, in {f.name}\n    {f.line}" for f in own]
         return lines
+
+
+def _cell(filename: str) -> str:
+    """A notebook's cell has the name of a temporary file, which says nothing to its writer."""
+    return "your cell" if "ipykernel" in filename else filename
 
 
 def exercise(name: str, *functions: Any, seed: int | None = None) -> Any:
@@ -80,7 +86,8 @@ def exercise(name: str, *functions: Any, seed: int | None = None) -> Any:
     if len(missing) < len(asked.functions):
         _ask(asked, given, missing, secrets.randbelow(10**6) if seed is None else seed)
     if missing:
-        print(f"not answered yet: {', '.join(missing)} ({name}); what follows uses the package's")
+        several = "functions stand" if len(missing) > 1 else "function stands"
+        print(f"not answered yet: {', '.join(missing)} ({name}); until then the package's own {several} in")
     found = tuple(asked.reference[f] if f in missing else given[f] for f in asked.functions)
     return found if len(found) > 1 else found[0]
 
@@ -102,12 +109,15 @@ def _ask(asked: exercises.Exercise, given: Mapping[str, Any], missing: list[str]
             f"PASS {asked.name}" if right == len(verdicts) else f"{asked.name}: {right} of {len(verdicts)} parts right"
         )
         return
-    lines = [f"{asked.name}: {len(wrong)} of {len(verdicts)} parts are wrong"]
+    lines = [f"{asked.name}: {len(wrong)} of {len(verdicts)} parts {'is' if len(wrong) == 1 else 'are'} wrong"]
+    alike = wrong[0].message if len(wrong) > 1 and len({v.message for v in wrong}) == 1 else ""  # said once, below
     lines += [f"  {'right' if v.passed else 'WRONG' if v.answered else '-----'}  {v.part}"
-              + (f": {v.message}" if v.message else "") for v in verdicts]  # fmt: skip
+              + (f": {v.message}" if v.message and v.message != alike else "") for v in verdicts]  # fmt: skip
+    lines += [f"  All the same way: {alike}"] if alike else []
     hints = {v.mistake.title: v.mistake.why for v in wrong if v.mistake}
     lines += [f"  This looks like: {title}. {why}" for title, why in hints.items()]
-    lines += [f"  (the same inputs again: seed={seed} in the call of checks.exercise)"]
+    call = f'checks.exercise("{asked.name}", {", ".join(asked.functions)}, seed={seed})'
+    lines += [f"  (the same inputs again: {call})"]
     # A front end breaks a long line anywhere, in the middle of a word too.
     told = [
         textwrap.fill(line, 96, subsequent_indent=9 * " ", break_long_words=False, break_on_hyphens=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .marking import Exercise, Functions, Inputs, Mistake, Part, normal, uniform
+from .marking import Exercise, Functions, Inputs, Mistake, Part, gradient, member, normal, uniform
 
 # --- the Jensen–Shannon divergence --------------------------------------------------------------------------
 
@@ -26,6 +26,17 @@ def _jsd_truth(inputs: Inputs) -> Tensor:
 
 def _ask_jsd(functions: Functions, inputs: Inputs) -> Any:
     return functions["jsd_of_logits"](inputs["logits_p"], inputs["logits_q"])
+
+
+def _ask_logits(functions: Functions, inputs: Inputs) -> Tensor:
+    """The gradient of J in the logits."""
+    logits = [inputs[name].clone().requires_grad_(True) for name in ("logits_p", "logits_q")]
+    return gradient(functions["jsd_of_logits"](*logits), logits)
+
+
+def _logits_truth(inputs: Inputs) -> Tensor:
+    p, q = inputs["logits_p"], inputs["logits_q"]
+    return torch.cat([torch.sigmoid(-p) / len(p), -torch.sigmoid(q) / len(q)]) / 2
 
 
 def _log_normal(x: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
@@ -81,9 +92,21 @@ JSD = Exercise(
         ),
         Part(
             "the logit of the best discriminator between two normal laws",
-            lambda g: {"means": normal(g, 2), "sds": 0.5 + uniform(g, 2), "x": 2 * normal(g, 12)},
+            lambda g: {"means": normal(g, 2), "sds": 1 + uniform(g, 2), "x": normal(g, 12)},
             _ask_optimum,
             _optimum_truth,
+        ),
+        Part(
+            "the same far out, where both densities round to zero",
+            lambda g: {"means": normal(g, 2), "sds": 1 + uniform(g, 2), "x": 90 + 10 * normal(g, 6)},
+            _ask_optimum,
+            _optimum_truth,
+        ),
+        Part(
+            "J has a gradient in the logits, by which a discriminator is trained",
+            lambda g: {"logits_p": normal(g, 10), "logits_q": normal(g, 14)},
+            _ask_logits,
+            _logits_truth,
         ),
     ),
     mistakes=(
@@ -119,6 +142,22 @@ JSD = Exercise(
             "averaged over all dimensions",
             "The leading dimensions number discriminators. Only the last one numbers samples: mean(-1).",
             _jsd(mean=torch.mean),
+        ),
+        Mistake(
+            "the gradient cut",
+            "The discriminator is trained by the gradient of this number. detach(), numpy() and no_grad() cut it: the "
+            "training would run and change nothing.",
+            {"jsd_of_logits": lambda logits_p, logits_q: _jsd()["jsd_of_logits"](logits_p, logits_q).detach()},
+        ),
+        Mistake(
+            "through the densities",
+            "Far out p and q round to 0, and nearer by D* rounds to 1 or 0, whose logit is infinite. Subtract the "
+            "logarithms: log p − log q.",
+            {
+                "logit_of_optimum": lambda log_p, log_q, x: torch.logit(
+                    log_p(x).exp() / (log_p(x).exp() + log_q(x).exp())
+                )
+            },
         ),
         Mistake(
             "D* in place of its logit",
@@ -192,7 +231,11 @@ def _five(critic: Callable, inputs: Inputs) -> tuple[Any, ...]:
 
 
 def _ask_gap(which: int) -> Callable[[Functions, Inputs], Any]:
-    return lambda functions, inputs: functions["penalised_gap"](*_five(bowl(inputs["A"]), inputs))[which]
+    return lambda functions, inputs: _three(functions, _five(bowl(inputs["A"]), inputs), which)
+
+
+def _three(functions: Functions, given: tuple[Any, ...], which: int) -> Any:
+    return member(functions["penalised_gap"](*given), which, "objective, gap, penalty")
 
 
 def _ask_trained(penalty: Callable) -> Callable[[Functions, Inputs], Tensor]:
@@ -200,7 +243,7 @@ def _ask_trained(penalty: Callable) -> Callable[[Functions, Inputs], Tensor]:
 
     def ask(functions: Functions, inputs: Inputs) -> Tensor:
         w = inputs["w"].clone().requires_grad_(True)
-        return torch.autograd.grad(penalty(functions, _five(linear(w), inputs)), w)[0]
+        return gradient(penalty(functions, _five(linear(w), inputs)), w)
 
     return ask
 
@@ -210,8 +253,10 @@ def _trained(inputs: Inputs) -> Tensor:
     return 2 * inputs["lam"] * (length - 1) * inputs["w"] / length
 
 
-def slopes(critic: Callable, z: Tensor, create_graph: bool = True, size: Callable | None = None) -> Tensor:
-    z = z.detach().requires_grad_(True)
+def slopes(
+    critic: Callable, z: Tensor, create_graph: bool = True, size: Callable | None = None, tracked: bool = True
+) -> Tensor:
+    z = z.detach().requires_grad_(tracked)
     (gradient,) = torch.autograd.grad(critic(z).sum(), z, create_graph=create_graph)
     return gradient.norm(dim=-1) if size is None else size(gradient)
 
@@ -232,6 +277,11 @@ def _penalised(
     return {"penalised_gap": penalised_gap}
 
 
+UNTRACKED = (
+    "autograd.grad asks for the gradient at z, so z must be told to keep track of it before the critic sees it: "
+    "z.requires_grad_(True)."
+)
+
 PENALISED_GAP = Exercise(
     name="penalised_gap",
     problem=1,
@@ -242,7 +292,7 @@ PENALISED_GAP = Exercise(
         Part(
             "a linear critic: its penalty is λ(‖w‖ − 1)²",
             pairs(),
-            lambda functions, inputs: functions["penalised_gap"](*_five(linear(inputs["w"]), inputs))[2],
+            lambda functions, inputs: _three(functions, _five(linear(inputs["w"]), inputs), 2),
             lambda inputs: inputs["lam"] * (inputs["w"].norm() - 1) ** 2,
         ),
         Part("the penalty of a curved critic", pairs(), _ask_gap(2), _penalty_of_bowl),
@@ -255,8 +305,14 @@ PENALISED_GAP = Exercise(
         Part(
             "the penalty has a gradient in the critic's weights",
             pairs(),
-            _ask_trained(lambda functions, given: functions["penalised_gap"](*given)[2]),
+            _ask_trained(lambda functions, given: _three(functions, given, 2)),
             _trained,
+        ),
+        Part(
+            "the objective has a gradient in the critic's weights",
+            pairs(),
+            _ask_trained(lambda functions, given: _three(functions, given, 0)),
+            lambda inputs: inputs["x"].mean(dim=0) - inputs["y"].mean(dim=0) - _trained(inputs),
         ),
         Part(
             "two critics side by side, samples (2, n, dim): two gaps",
@@ -327,6 +383,13 @@ PENALISED_GAP = Exercise(
             _penalised(between=lambda a, x, y: x),
         ),
         Mistake("λ left out", "The penalty that is returned includes its weight λ.", _penalised(weigh=lambda lam: 1.0)),
+        Mistake("λ fixed at ten", "The weight is an argument: lam.", _penalised(weigh=lambda lam: 10.0)),
+        Mistake("points that track no gradient", UNTRACKED, _penalised(tracked=False)),
+        Mistake(
+            "the gap's gradient cut",
+            "The critic is trained to raise the gap. Without its gradient only the penalty is trained.",
+            _penalised(gap=lambda on_p, on_q: (on_p.mean(-1) - on_q.mean(-1)).detach()),
+        ),
         Mistake(
             "the penalty added",
             "The objective is maximised, so the penalty is subtracted from the gap.",
@@ -458,6 +521,7 @@ ONE_SIDED_PENALTY = Exercise(
             _one_sided(penalise=lambda norm: (norm - 1).clamp(min=0).square().mean()),
         ),
         Mistake("λ left out", "The penalty that is returned includes its weight λ.", _one_sided(weigh=lambda lam: 1.0)),
+        Mistake("points that track no gradient", UNTRACKED, _one_sided(tracked=False)),
         Mistake(
             "create_graph left out",
             "Without create_graph=True the penalty trains no weight.",
@@ -472,7 +536,7 @@ ONE_SIDED_PENALTY = Exercise(
 
 
 def _line(x_size: int, y_size: int) -> Callable[[torch.Generator], Inputs]:
-    return lambda g: {"x": 2 * normal(g, x_size) + 1, "y": normal(g, y_size) + normal(g, 1)}
+    return lambda g: {"x": 2 * normal(g, x_size) + 1, "y": 0.5 * normal(g, y_size) + 1 + 0.3 * normal(g, 1)}
 
 
 def _by_copies(inputs: Inputs) -> Tensor:
@@ -483,10 +547,15 @@ def _by_copies(inputs: Inputs) -> Tensor:
     return (x - y).abs().mean()
 
 
-def wasserstein_1d(x: Tensor, y: Tensor, norm: Callable = lambda difference, width: (difference.abs() * width).sum()):
+def wasserstein_1d(
+    x: Tensor,
+    y: Tensor,
+    norm: Callable = lambda difference, width: (difference.abs() * width).sum(),
+    right: bool = True,
+) -> Tensor:
     points = torch.cat([x, y]).sort().values
     below = [
-        torch.searchsorted(v.sort().values, points[:-1].contiguous(), right=True).double() / len(v) for v in (x, y)
+        torch.searchsorted(v.sort().values, points[:-1].contiguous(), right=right).double() / len(v) for v in (x, y)
     ]
     return norm(below[0] - below[1], points.diff())
 
@@ -564,6 +633,11 @@ WASSERSTEIN_1D = Exercise(
             "W₂ in place of W₁",
             "Root mean square: the cost here is the distance, not its square.",
             _instead(lambda x, y: (_sorted(x) - _sorted(y)).square().mean().sqrt()),
+        ),
+        Mistake(
+            "the staircases a step too low",
+            "Where values occur more than once, F(t) counts those equal to t: searchsorted with right=True.",
+            _instead(lambda x, y: wasserstein_1d(x, y, right=False)),
         ),
         Mistake(
             "a sum in place of a mean",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .marking import Exercise, Functions, Inputs, Mistake, Part, normal, uniform
+from .marking import Exercise, Functions, Inputs, Mistake, Part, gradient, normal, uniform
 
 SHAPE = (3, 4, 4)  # of the small images that answers are asked about
 
@@ -53,10 +53,14 @@ def _gap_truth(inputs: Inputs) -> Tensor:
     return score(inputs["real"]).mean() - score(inputs["fake"]).mean()
 
 
-def _gradient_norm(critic: Callable, x: Tensor, create_graph: bool = True) -> Tensor:
-    x = x.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=create_graph)
-    return gradient
+def _slope(
+    critic: Callable,
+    x: Tensor,
+    create_graph: bool = True,
+    track: Callable = lambda x: x.detach().requires_grad_(True),
+) -> Tensor:
+    x = track(x)
+    return torch.autograd.grad(critic(x).sum(), x, create_graph=create_graph)[0]
 
 
 def _wgan(
@@ -66,13 +70,14 @@ def _wgan(
     join: Callable = lambda gap, penalty, weight: weight * penalty - gap,
     constant: Callable = lambda fake: fake.detach(),
     generator_loss: Callable = lambda critic, fake: -critic(fake).mean(),
-    create_graph: bool = True,
+    gap_of: Callable = lambda on_real, on_fake: on_real.mean() - on_fake.mean(),
+    **how: Any,
 ) -> Functions:
     def gradient_penalty(critic: Callable, real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
-        return penalise(size(_gradient_norm(critic, between(real, fake, epsilon), create_graph)))
+        return penalise(size(_slope(critic, between(real, fake, epsilon), **how)))
 
     def critic_loss(critic: Callable, real: Tensor, fake: Tensor, epsilon: Tensor, weight: float = 10.0) -> Tensor:
-        gap = critic(real).mean() - critic(constant(fake)).mean()
+        gap = gap_of(critic(real), critic(constant(fake)))
         return join(gap, gradient_penalty(critic, real, fake, epsilon), weight)
 
     return {"gradient_penalty": gradient_penalty, "critic_loss": critic_loss, "generator_loss": generator_loss}
@@ -100,7 +105,7 @@ def _ask_weights(functions: Functions, inputs: Inputs) -> Tensor:
     """The gradient of the penalty in the weights of a linear critic."""
     w = inputs["w"].clone().requires_grad_(True)
     three = (inputs[name] for name in ("real", "fake", "epsilon"))
-    return torch.autograd.grad(functions["gradient_penalty"](small_critic(w, torch.zeros_like(w)), *three), w)[0]
+    return gradient(functions["gradient_penalty"](small_critic(w, torch.zeros_like(w)), *three), w)
 
 
 def _weights_truth(inputs: Inputs) -> Tensor:
@@ -108,9 +113,21 @@ def _weights_truth(inputs: Inputs) -> Tensor:
     return 2 * (length - 1) * inputs["w"] / length
 
 
+def _ask_loss_weights(functions: Functions, inputs: Inputs) -> Tensor:
+    """The gradient of the critic's loss in the weights of a linear critic."""
+    w = inputs["w"].clone().requires_grad_(True)
+    four = (inputs[name] for name in ("real", "fake", "epsilon", "weight"))
+    return gradient(functions["critic_loss"](small_critic(w, torch.zeros_like(w)), *four), w)
+
+
+def _loss_weights_truth(inputs: Inputs) -> Tensor:
+    gap = inputs["real"].mean(dim=0) - inputs["fake"].mean(dim=0)
+    return inputs["weight"] * _weights_truth(inputs) - gap
+
+
 def _ask_generator(functions: Functions, inputs: Inputs) -> Tensor:
     fake = inputs["fake"].clone().requires_grad_(True)
-    return torch.autograd.grad(functions["generator_loss"](_critic(inputs), fake), fake)[0]
+    return gradient(functions["generator_loss"](_critic(inputs), fake), fake)
 
 
 WGAN = Exercise(
@@ -126,6 +143,9 @@ WGAN = Exercise(
             _images,
             _ask_loss,
             lambda inputs: inputs["weight"] * _penalty_truth(inputs) - _gap_truth(inputs),
+        ),
+        Part(
+            "the critic's loss has a gradient in the critic's weights", _images, _ask_loss_weights, _loss_weights_truth
         ),
         Part(
             "the critic's loss leaves the generator alone",
@@ -203,6 +223,28 @@ WGAN = Exercise(
             _wgan(constant=lambda fake: fake),
         ),
         Mistake(
+            "fakes detached nowhere",
+            "The points of the penalty are made of the fakes, so it too sends a gradient into the generator: detach "
+            "the fakes first, for both.",
+            _wgan(constant=lambda fake: fake, track=lambda x: x.requires_grad_(True)),
+        ),
+        Mistake(
+            "the gap's gradient cut",
+            "The critic is trained to raise the gap. Without its gradient only the penalty is trained.",
+            _wgan(gap_of=lambda on_real, on_fake: (on_real.mean() - on_fake.mean()).detach()),
+        ),
+        Mistake(
+            "points that track no gradient",
+            "autograd.grad asks for the gradient at x̂, so x̂ must be told to keep track of it before the critic sees "
+            "it: requires_grad_().",
+            _wgan(track=lambda x: x.detach()),
+        ),
+        Mistake(
+            "λ fixed at ten",
+            "Ten is the default; the weight is an argument.",
+            _wgan(join=lambda gap, penalty, weight: 10 * penalty - gap),
+        ),
+        Mistake(
             "the generator's sign turned",
             "The generator raises the score of its images: its loss is −E[f(g(z))].",
             _wgan(generator_loss=lambda critic, fake: critic(fake).mean()),
@@ -259,6 +301,11 @@ PIXEL_NORMAL = Exercise(
         Part("the assignment's variance, 1", _pixel_inputs(1.0, 1.0), _ask_pixel, _pixel_truth),
     ),
     mistakes=(
+        Mistake(
+            "½ left out of both",
+            "−½ stands before the whole sum: −½ Σ ((x − m)²/σ² + log 2πσ²).",
+            _pixel(lambda x, m, v: -((x - m) ** 2 / v + math.log(v) + LOG_2PI).sum((1, 2, 3))),
+        ),
         Mistake(
             "½ left out of the square",
             "−(x − m)²/σ² without ½ is the density of a law with half the variance.",
@@ -367,6 +414,7 @@ def _one_length(g: torch.Generator) -> Inputs:
 
 def _nearly_one(g: torch.Generator) -> Inputs:
     start = normal(g, 4, 12)
+    start[0] = 4 * torch.eye(12)[0]  # the angle is exactly 0 here, and rounds to nearly 0 elsewhere
     return {"start": start, "end": 2 * start, "alphas": uniform(g, 5)}
 
 
@@ -582,10 +630,12 @@ PRECISION = Exercise(
 )
 
 
-def _statistics(features: Iterable, unbiased: bool = True) -> tuple[Tensor, Tensor]:
+def _statistics(
+    features: Iterable, unbiased: bool = True, matrix: Callable = torch.atleast_2d
+) -> tuple[Tensor, Tensor]:
     items = [torch.as_tensor(item) for item in features]
     rows = torch.cat([item.reshape(-1, item.shape[-1]) for item in items]).double()
-    return rows.mean(dim=0), torch.atleast_2d(torch.cov(rows.T, correction=int(unbiased)))
+    return rows.mean(dim=0), matrix(torch.cov(rows.T, correction=int(unbiased)))
 
 
 def _root(matrix: Tensor) -> Tensor:
@@ -669,6 +719,12 @@ FID = Exercise(
             1e-3,
         ),
         Part(
+            "one feature: (μ_p − μ_q)² + (σ_p − σ_q)²",
+            _features(20, 30, 1),
+            lambda functions, inputs: functions["calculate_fid_score"](iter(inputs["p"]), iter(inputs["q"])),
+            lambda i: (i["p"].mean() - i["q"].mean()).square() + (i["p"].std() - i["q"].std()).square(),
+        ),
+        Part(
             "fewer samples than features",
             _features(6, 40, 10),
             lambda functions, inputs: functions["calculate_fid_score"](iter(inputs["p"]), iter(inputs["q"].split(20))),
@@ -734,6 +790,11 @@ FID = Exercise(
             "the means' term left out",
             "Two sets of one shape at different places are not the same law.",
             _frechet(means=lambda d: 0.0),
+        ),
+        Mistake(
+            "no matrix for one feature",
+            "torch.cov of one feature is a plain number; the formula wants a 1 × 1 matrix: torch.atleast_2d.",
+            _frechet(statistics=lambda features: _statistics(features, matrix=lambda cov: cov)),
         ),
         Mistake(
             "covariances divided by n",

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn import functional as F
 
-from .marking import Exercise, Functions, Inputs, Mistake, Part, normal, uniform
+from .marking import Exercise, Functions, Inputs, Mistake, Part, gradient, member, normal, uniform
 
 SHAPE = (1, 4, 5)  # of the small images that answers are asked about
 LATENT = 3
@@ -88,6 +88,27 @@ def _ask_kl(functions: Functions, inputs: Inputs) -> Any:
     return functions["kl_to_prior"](inputs["mean"], inputs["logvar"])
 
 
+def _trainable(
+    inputs: Inputs, value: Callable[[Inputs], Any], names: tuple[str, ...] = ("to_mean", "to_logvar", "to_logits")
+) -> Tensor:
+    """The gradient of a value in encoder and decoder."""
+    weights = {name: inputs[name].clone().requires_grad_(True) for name in names}
+    return gradient(value(inputs | weights), list(weights.values()))
+
+
+def _ask_elbo(functions: Functions, inputs: Inputs) -> Any:
+    return functions["elbo_of"](small_model(inputs), inputs["x"], inputs["noise"])
+
+
+def _elbo_truth(inputs: Inputs) -> Tensor:
+    return torch.sub(*_terms(inputs, inputs["noise"]))
+
+
+CUT = (
+    "The model is trained by the gradient of this number. detach(), numpy() and no_grad() cut it: the training would "
+    "run and change nothing."
+)
+
 ELBO = Exercise(
     name="elbo",
     problem=2,
@@ -119,10 +140,23 @@ ELBO = Exercise(
             lambda i: kl_divergence(Normal(i["mean"], torch.exp(i["logvar"] / 2)), Normal(0.0, 1.0)).sum(dim=1),
         ),
         Part(
-            "the ELBO of each image",
+            "the KL with a dimension before the images",
+            lambda g: {"mean": normal(g, 3, 8, 5), "logvar": normal(g, 3, 8, 5)},
+            _ask_kl,
+            lambda i: kl_divergence(Normal(i["mean"], torch.exp(i["logvar"] / 2)), Normal(0.0, 1.0)).sum(dim=2),
+        ),
+        Part("the ELBO of each image", _with_noise, _ask_elbo, _elbo_truth),
+        Part(
+            "log p(x|z) has a gradient in the logits",
+            lambda g: {"logits": normal(g, 5, *SHAPE), "x": (uniform(g, 5, *SHAPE) < 0.4).double()},
+            lambda functions, i: _trainable(i, lambda inputs: _ask_pixels(functions, inputs), ("logits",)),
+            lambda inputs: inputs["x"] - torch.sigmoid(inputs["logits"]),
+        ),
+        Part(
+            "the ELBO has a gradient in encoder and decoder",
             _with_noise,
-            lambda functions, inputs: functions["elbo_of"](small_model(inputs), inputs["x"], inputs["noise"]),
-            lambda inputs: torch.sub(*_terms(inputs, inputs["noise"])),
+            lambda functions, i: _trainable(i, lambda inputs: _ask_elbo(functions, inputs)),
+            lambda i: _trainable(i, _elbo_truth),
         ),
     ),
     mistakes=(
@@ -161,6 +195,20 @@ ELBO = Exercise(
             "Pixels are the last three dimensions, whatever stands before them: sum over (-3, -2, -1). A dimension "
             "of codes comes in section 5.",
             _elbo(lambda logits, x: (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))),
+        ),
+        Mistake(
+            "flattened from the front",
+            "flatten(1) takes a dimension of codes for pixels. Sum over the last three: (-3, -2, -1).",
+            _elbo(lambda logits, x: (x * logits - F.softplus(logits)).flatten(1).sum(dim=1)),
+        ),
+        Mistake(
+            "the KL's dimension counted from the front",
+            "The units are the last dimension, whatever stands before: sum(dim=-1).",
+            _elbo(kl=lambda mean, logvar: 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=1)),
+        ),
+        Mistake("the gradient cut in log p(x|z)", CUT, _elbo(lambda logits, x: bits(logits, x).detach())),
+        Mistake(
+            "the gradient cut in the ELBO", CUT, _elbo(join=lambda reconstruction, kl: (reconstruction - kl).detach())
         ),
         Mistake(
             "log-variance taken for the log of the deviation",
@@ -381,6 +429,12 @@ BETA_ELBO = Exercise(
         ),
         Part("β = 1: the ELBO", lambda g: _with_noise(g) | {"beta": 1.0}, _ask_beta, _beta_truth),
         Part("β = 0: the reconstruction alone", lambda g: _with_noise(g) | {"beta": 0.0}, _ask_beta, _beta_truth),
+        Part(
+            "it has a gradient in encoder and decoder",
+            lambda g: _with_noise(g) | {"beta": 2 + 3 * uniform(g, 1).item()},
+            lambda functions, i: _trainable(i, lambda inputs: _ask_beta(functions, inputs)),
+            lambda i: _trainable(i, _beta_truth),
+        ),
     ),
     mistakes=(
         Mistake(
@@ -403,6 +457,7 @@ BETA_ELBO = Exercise(
             "This is what an optimiser would minimise; the β-ELBO is reconstruction − β KL.",
             _beta(lambda reconstruction, kl, beta: beta * kl - reconstruction),
         ),
+        Mistake("the gradient cut", CUT, _beta(lambda r, kl, beta: (r - beta * kl).detach())),
         Mistake("β left out", "This is the ELBO whatever β is.", _beta(lambda r, kl, beta: r - kl)),
         Mistake(
             "divided by β",
@@ -443,9 +498,11 @@ def _with_two(g: torch.Generator) -> Inputs:
 
 
 def _ask_two(which: int) -> Callable[[Functions, Inputs], Any]:
-    return lambda functions, inputs: functions["two_sample_elbo"](small_model(inputs), inputs["x"], inputs["noise"])[
-        which
-    ]
+    def ask(functions: Functions, inputs: Inputs) -> Any:
+        found = functions["two_sample_elbo"](small_model(inputs), inputs["x"], inputs["noise"])
+        return member(found, which, "the mean, its standard error")
+
+    return ask
 
 
 def _two(inputs: Inputs) -> tuple[Tensor, Tensor]:

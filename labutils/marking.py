@@ -73,6 +73,33 @@ class Verdict:
     answered: bool = True
 
 
+class NoGradient(RuntimeError):
+    """What an answer returns cannot be trained by: its gradient was cut on the way."""
+
+
+def gradient(value: Any, at: Tensor | Sequence[Tensor]) -> Tensor:
+    """∂ Σ value/∂at, one after the other where `at` is several; NoGradient where there is none."""
+    value = torch.as_tensor(value)
+    found = torch.autograd.grad(value.sum(), at, allow_unused=True) if value.requires_grad else (None,)
+    if any(part is None for part in found):
+        raise NoGradient("it was cut on the way (detach, numpy, item, no_grad?); a training would change nothing")
+    return found[0] if len(found) == 1 else torch.cat([part.flatten() for part in found])
+
+
+NOTHING = "None came back: is `return` missing?"
+
+
+def member(found: Any, which: int, names: str) -> Any:
+    """One of the several values that an answer returns; TypeError unless there are as many as names."""
+    expected = names.split(", ")
+    if found is None:
+        raise TypeError(NOTHING)
+    if not isinstance(found, (tuple, list)) or len(found) != len(expected):
+        got = f"{len(found)} values" if isinstance(found, (tuple, list)) else f"one {type(found).__name__}"
+        raise TypeError(f"{len(expected)} values must come back, {names}; got {got}")
+    return found[which]
+
+
 def normal(draw: torch.Generator, *shape: int) -> Tensor:
     """Standard normal numbers for the inputs of a part, float64."""
     return torch.randn(*shape, generator=draw, dtype=torch.float64)
@@ -97,7 +124,10 @@ def answers(exercise: Exercise, functions: Functions, seed: int) -> list[Tensor 
 
     def ask(k: int) -> Tensor | Exception:
         try:
-            return torch.as_tensor(exercise.parts[k].call(known, inputs(exercise, k, seed))).detach().double().cpu()
+            found = exercise.parts[k].call(known, inputs(exercise, k, seed))
+            if found is None:
+                raise TypeError(NOTHING)
+            return torch.as_tensor(found).detach().double().cpu()
         except Exception as error:
             return error
 
@@ -175,7 +205,8 @@ def _compare(part: Part, got: Any, expected: Tensor) -> Verdict:
     distance = torch.nan_to_num((got - expected).abs().flatten(), nan=torch.inf)
     worst = int((distance * bad).nan_to_num(nan=0.0).argmax())
     pair = f"expected {expected.flatten()[worst]:.6g}, got {got.flatten()[worst]:.6g}"
-    where = f" (worst of {int(bad.sum())} wrong among {got.numel()}: number {worst + 1})" if got.numel() > 1 else ""
+    where = f" ({int(bad.sum())} of {got.numel()} values wrong; the worst is number {worst + 1})"
+    where = where if got.numel() > 1 else ""
     return Verdict(part.title, False, pair + where)
 
 

@@ -29,11 +29,6 @@ def jsd_by_cross_entropy(logits_p, logits_q):
     return math.log(2) - 0.5 * loss
 
 
-def jsd_by_numpy(logits_p, logits_q):
-    p, q = logits_p.numpy(), logits_q.numpy()
-    return np.log(2) - 0.5 * (np.logaddexp(0, -p).mean(-1) + np.logaddexp(0, q).mean(-1))
-
-
 def jsd_single(logits_p, logits_q):
     return jsd_by_softplus(logits_p.float(), logits_q.float())
 
@@ -275,7 +270,7 @@ def precision_by_numpy(real_to_real, fake_to_real, k):
 
 def statistics_by_numpy(features):
     rows = np.concatenate([np.atleast_2d(np.asarray(f)) for f in features])
-    return rows.mean(axis=0), np.cov(rows, rowvar=False)
+    return rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False))
 
 
 def fid_by_sqrtm(p, q):
@@ -285,7 +280,7 @@ def fid_by_sqrtm(p, q):
 
 
 def fid_by_singular_values(p, q):
-    (p, cov_p), (q, cov_q) = ((rows, rows.T.cov()) for rows in (
+    (p, cov_p), (q, cov_q) = ((rows, torch.atleast_2d(rows.T.cov())) for rows in (
         torch.cat([f.reshape(-1, f.shape[-1]) for f in features]) for features in (p, q)))  # fmt: skip
     a, b = ((rows - rows.mean(0)) / (len(rows) - 1) ** 0.5 for rows in (p, q))
     cross = torch.linalg.matrix_norm(a @ b.T, "nuc")
@@ -296,7 +291,6 @@ RIGHT = {
     "jsd": [
         ("softplus", {"jsd_of_logits": jsd_by_softplus}),
         ("cross-entropy", {"jsd_of_logits": jsd_by_cross_entropy}),
-        ("NumPy", {"jsd_of_logits": jsd_by_numpy}),
         ("single precision", {"jsd_of_logits": jsd_single}),
         ("a loop", {"logit_of_optimum": optimum_by_loop}),
         ("the package's", {"jsd_of_logits": divergences.jsd_objective}),

@@ -69,11 +69,15 @@ def test_a_wrong_answer_stops_with_every_part_and_the_hint(capsys):
         checks.exercise("jsd", doubled, lambda log_p, log_q, x: log_q(x) - log_p(x), seed=5)
     assert max(map(len, str(stopped.value).splitlines())) <= 96
     text = " ".join(str(stopped.value).split())
-    assert text.startswith("jsd: 4 of 4 parts are wrong")
+    assert text.startswith("jsd: 6 of 6 parts are wrong")
     assert all(part.title in text for part in JSD.parts)
     assert "½ left out. Each expectation" in text and "p and q exchanged. D is the probability" in text
     assert text.count("This looks like") == 2, "a hint is given once"
-    assert "expected" in text and "got" in text and "seed=5" in text
+    assert (
+        "expected" in text
+        and "got" in text
+        and 'checks.exercise("jsd", jsd_of_logits, logit_of_optimum, seed=5)' in text
+    )
     assert capsys.readouterr().out == ""
 
 
@@ -81,7 +85,7 @@ def test_the_first_failure_does_not_hide_the_rest():
     with pytest.raises(AssertionError) as stopped:
         checks.exercise("jsd", lambda p, q: (p.mean(-1), 1 / 0), own(RIGHT[1]))
     text = " ".join(str(stopped.value).split())
-    assert text.count("it raised ZeroDivisionError") == 3 and "right the logit of the best" in text
+    assert text.count("it raised ZeroDivisionError") == 1 and "right the logit of the best" in text
     assert isinstance(stopped.value.__cause__, ZeroDivisionError), "where it happened can be read"
 
 
@@ -89,8 +93,29 @@ def test_a_notebook_shows_the_text_and_the_answer_s_own_line():
     with pytest.raises(checks.WrongAnswer) as stopped:
         checks.exercise("jsd", lambda p, q: p + [1, 2][3], own(RIGHT[1]))
     shown = "\n".join(stopped.value._render_traceback_())
-    assert shown.startswith("jsd: 3 of 4 parts are wrong") and "[1, 2][3]" in shown
+    assert shown.startswith("jsd: 4 of 6 parts are wrong") and "[1, 2][3]" in shown
     assert "marking.py" not in shown and "checks.py" not in shown.replace("test_checks.py", "")
+
+
+def test_where_no_line_of_the_answer_raised_nothing_is_announced():
+    """The penalty's gradient is asked for by the check: no frame is the reader's."""
+    with pytest.raises(checks.WrongAnswer) as stopped:
+        checks.exercise("jsd", lambda p, q: RIGHT[0](p, q).detach(), own(RIGHT[1]))
+    shown = "\n".join(stopped.value._render_traceback_())
+    assert "jsd: 1 of 6 parts is wrong" in shown and "The answer raised here" not in shown
+    assert "This looks like: the gradient cut." in shown
+    assert checks._cell("/tmp/ipykernel_1234/99.py") == "your cell" and checks._cell("mine.py") == "mine.py"
+
+
+def test_an_answer_that_returns_nothing_hears_so():
+    with pytest.raises(AssertionError, match=r"None came back: is `return` missing\?"):
+        checks.exercise("jsd", lambda p, q: None, own(RIGHT[1]))
+    with pytest.raises(AssertionError) as stopped:
+        checks.exercise("penalised_gap", lambda *given: None)
+    assert str(stopped.value).count("All the same way: it raised TypeError: None came back") == 1
+    assert str(stopped.value).count("None came back") == 1, "said once for all parts"
+    with pytest.raises(AssertionError, match=r"3 values must come back, objective, gap, penalty; got 2\s+values"):
+        checks.exercise("penalised_gap", lambda *given: (1.0, 2.0))
 
 
 def test_the_inputs_are_others_each_time_and_leave_the_reader_s_random_state_alone():
@@ -100,14 +125,14 @@ def test_the_inputs_are_others_each_time_and_leave_the_reader_s_random_state_alo
         checks.exercise("jsd", watch, own(RIGHT[1]))
     checks.exercise("jsd", watch, own(RIGHT[1]), seed=7)
     checks.exercise("jsd", watch, own(RIGHT[1]), seed=7)
-    first, second, third, fourth = (seen[3 * k] for k in range(4))
+    first, second, third, fourth = (seen[4 * k] for k in range(4))
     assert first.dtype == torch.float64 and not torch.equal(first, second) and torch.equal(third, fourth)
 
 
 def test_what_is_not_answered_is_stood_in_for_and_said(capsys):
     for given in ((stub, stub), RIGHT, ({},)):
         assert checks.exercise("jsd", *given) == RIGHT
-    line = "not answered yet: jsd_of_logits, logit_of_optimum (jsd); what follows uses the package's\n"
+    line = "not answered yet: jsd_of_logits, logit_of_optimum (jsd); until then the package's own functions stand in\n"
     assert capsys.readouterr().out == 3 * line, "the stand-in of an earlier call is no answer"
 
 
@@ -115,8 +140,8 @@ def test_a_half_answer_is_judged_and_the_rest_stood_in_for(capsys):
     mine = own(RIGHT[1])
     assert checks.exercise("jsd", stub, mine) == (RIGHT[0], mine)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "jsd: 1 of 4 parts right" and said[1].startswith("not answered yet: jsd_of_logits (jsd)")
-    with pytest.raises(AssertionError, match="1 of 4 parts are wrong"):
+    assert said[0] == "jsd: 2 of 6 parts right" and said[1].startswith("not answered yet: jsd_of_logits (jsd)")
+    with pytest.raises(AssertionError, match="2 of 6 parts are wrong"):
         checks.exercise("jsd", stub, lambda log_p, log_q, x: 0 * x)
 
 

@@ -132,8 +132,8 @@ def test_equivalent_results_pass(got):
 @pytest.mark.parametrize(
     ("got", "message"),
     [
-        (torch.tensor([1.0, 2.0, 3.1]), r"expected 3, got 3\.1 \(worst of 1 wrong among 3: number 3\)"),
-        (torch.tensor([1.0, torch.nan, 9.0]), r"expected 2, got nan \(worst of 2 wrong among 3: number 2\)"),
+        (torch.tensor([1.0, 2.0, 3.1]), r"expected 3, got 3\.1 \(1 of 3 values wrong; the worst is number 3\)"),
+        (torch.tensor([1.0, torch.nan, 9.0]), r"expected 2, got nan \(2 of 3 values wrong; the worst is number 2\)"),
         (torch.tensor([1.0, torch.inf, 3.0]), r"expected 2, got inf"),
         (torch.zeros(2), r"its shape is \(2,\), expected \(3,\)"),
         (torch.zeros(3, 3), r"its shape is \(3, 3\), expected \(3,\)"),
@@ -169,13 +169,13 @@ def test_a_mistake_that_is_infinite_is_told_from_one_that_is_not_a_number():
 
 
 def test_one_result_a_part():
-    with pytest.raises(ValueError, match="jsd has 4 parts; got 1 results"):
+    with pytest.raises(ValueError, match="jsd has 6 parts; got 1 results"):
         exercises.judge(EXERCISES["jsd"], [torch.zeros(1)], 0)
 
 
 def test_points_are_shared_by_the_parts():
     exercise = EXERCISES["jsd"]
     wrong = {**exercise.reference, "logit_of_optimum": lambda log_p, log_q, x: 0 * x}
-    assert exercises.points(exercise, verdicts(exercise, wrong, 0)) == 3.0
+    assert exercises.points(exercise, verdicts(exercise, wrong, 0)) == round(4 * 4 / 6, 2)
     with_stub = {"logit_of_optimum": exercise.reference["logit_of_optimum"]}
-    assert exercises.points(exercise, verdicts(exercise, with_stub, 0)) == 1.0
+    assert exercises.points(exercise, verdicts(exercise, with_stub, 0)) == round(4 * 2 / 6, 2)

@@ -272,7 +272,7 @@ def test_the_student_edition_runs_whatever_is_answered(name, walks):
     found = walks(name)
     without, everything = ("".join(found[key].values()) for key in ("without", "all"))
     for exercise in asked:
-        assert f"({exercise}); what follows uses the package's" in without and f"PASS {exercise}\n" not in without
+        assert f"({exercise}); until then the package's own function" in without and f"PASS {exercise}\n" not in without
         assert found["alone"][exercise] == f"PASS {exercise}\n", "no answer needs another that is not there"
         assert f"PASS {exercise}\n" in everything
     assert "not answered" not in everything

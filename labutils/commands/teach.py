@@ -26,9 +26,12 @@ PAGE = Path(__file__).with_name("teaching.md")
 YOURS = "*Your answer: double-click here and write in place of this line.*"
 STUDENT = """
 
-**This is the student edition.** A cell tagged `answer` has functions that you write; until you do, the check after it
-says so and the package's own functions stand in, so the notebook runs from top to bottom at any time. A hint has three
-steps, folded. What you have written is what the cells below use: when a picture looks wrong, look at your answer."""
+**This is the student edition.** A cell tagged `answer` has functions that you write, under the names that stand there.
+Until you do, the check after it says so and the package's own functions stand in, so the notebook runs from top to
+bottom at any time; a wrong answer stops it at its check, whose red box says why. A hint has three steps, folded. What
+you have written is what the cells below call, so when a picture looks wrong, look at your answer; in the trainings
+of problems 2 and 3 a part of the loss is the package's, which a right answer equals. After a restart run all cells
+above the one you work at; a cell that ended in an error leaves its names as they were before."""
 
 
 @dataclass(frozen=True)
