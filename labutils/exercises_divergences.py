@@ -267,12 +267,14 @@ def _penalised(
     weigh: Callable = lambda lam: lam,
     gap: Callable = lambda on_p, on_q: on_p.mean(-1) - on_q.mean(-1),
     objective: Callable = lambda gap, penalty: gap - penalty,
+    order: tuple[int, ...] = (0, 1, 2),
     **how: Any,
 ) -> Functions:
     def penalised_gap(critic: Callable, x: Tensor, y: Tensor, a: Tensor, lam: float) -> tuple[Tensor, ...]:
         penalty = weigh(lam) * penalise(slopes(critic, between(a, x, y), **how))
         found = gap(critic(x), critic(y))
-        return objective(found, penalty), found, penalty
+        values = objective(found, penalty), found, penalty
+        return tuple(values[k] for k in order)
 
     return {"penalised_gap": penalised_gap}
 
@@ -410,6 +412,14 @@ PENALISED_GAP = Exercise(
             "Without create_graph=True the gradient is a number that nothing can be differentiated through, and the "
             "penalty trains no weight.",
             _penalised(create_graph=False),
+        ),
+        *(
+            Mistake(
+                f"the values in another order, {', '.join(('objective', 'gap', 'penalty')[k] for k in order)}",
+                "They come back as the docstring has them: objective, gap, penalty.",
+                _penalised(order=order),
+            )
+            for order in ((1, 2, 0), (0, 2, 1), (1, 0, 2))
         ),
     ),
     reference=_penalised(),

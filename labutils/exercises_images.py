@@ -734,6 +734,11 @@ FID = Exercise(
     ),
     mistakes=(
         Mistake(
+            "the covariance returned first",
+            "The mean comes back first and the covariance second, as the docstring has them.",
+            _frechet() | {"mean_and_covariance": lambda features: _statistics(features)[::-1]},
+        ),
+        Mistake(
             "the root of each entry",
             "(Σ_p Σ_q)^½ is a matrix root: the matrix whose square is Σ_p Σ_q. The root of each entry has other "
             "eigenvalues.",

@@ -583,6 +583,11 @@ TWO_SAMPLE_ELBO = Exercise(
             "An error is not negative: the absolute value of the difference.",
             _two_samples(error=lambda a, b: (a - b) / 2),
         ),
+        Mistake(
+            "the error returned first",
+            "The ELBO comes back first and its standard error second, as the docstring has them.",
+            {"two_sample_elbo": lambda *given: _two_samples()["two_sample_elbo"](*given)[::-1]},
+        ),
     ),
     reference=_two_samples(),
 )

@@ -101,6 +101,9 @@ class Recipe:
         return min(1.0, (total - step) / max(1.0, self.cool_down * total))
 
 
+MEASURE_EVERY = 10  # critic steps, when the losses are a reader's own: the terms cost a fifth of a step
+
+
 class Trained(NamedTuple):
     """average: the generator to sample from, its weights averaged over the steps."""
 
@@ -131,13 +134,16 @@ def train(
     about: Mapping[str, object] | None = None,
     evaluate: Callable[[int, nn.Module], Mapping[str, float]] | None = None,
     evaluate_every: int = 0,
+    losses: tuple[Callable, Callable] | None = None,
 ) -> Trained:
     """WGAN-GP for `steps` generator steps; training ends in `model` and `critic`, and in the average it returns.
 
     Logged, means over critic steps: `wasserstein`, `penalty` (without λ), `gradient_norm`; and `generator_loss`.
     evaluate: called with the number of steps done and the averaged generator; its row joins the history. With
     `checkpoint` the training resumes exactly where it was cut. `about`: further plain values that the checkpoint
-    must agree with, such as the hash of the data.
+    must agree with, such as the hash of the data. losses: of critic and generator, numbers, in place of this module's;
+    called alike, but for epsilon, which is (batch, 1, 1, 1). The critic's terms are then measured beside them, at
+    every tenth of its steps.
     """
     device = next(model.parameters()).device
     images = images.to(device)
@@ -159,27 +165,34 @@ def train(
         fake = make(torch.randn(n, model.latent, generator=draws, device=device)).float()
         return shift(fake, recipe.shift, draws)
 
-    def critic_step(i: int) -> CriticTerms:
+    def critic_step(i: int) -> CriticTerms | None:
         draws = generator(seed, "critic", i, device=device)
         real = shift(from_bytes(images[batches(i).to(device)]), recipe.shift, draws)
         epsilon = torch.rand(len(real), generator=draws, device=device)
         with precision:
             with torch.no_grad():
                 fake = draw(len(real), draws)
-            terms = critic_loss(critic, real, fake, epsilon, recipe.penalty)
-        _update(critic, optimisers[1], terms.loss)
+            measured = losses is None or i % MEASURE_EVERY == 0
+            terms = critic_loss(critic, real, fake, epsilon, recipe.penalty) if measured else None
+            if losses is None:
+                loss = terms.loss
+            else:
+                loss = losses[0](critic, real, fake, epsilon.view(-1, 1, 1, 1), recipe.penalty)
+        _update(critic, optimisers[1], loss)
         return terms
 
     def step(i: int) -> dict[str, Tensor]:
         terms = [critic_step(i * recipe.n_critic + k) for k in range(recipe.n_critic)]
         draws = generator(seed, "generator", i, device=device)
         with precision:
-            loss = generator_loss(critic, draw(recipe.batch_size, draws))
+            loss = (generator_loss if losses is None else losses[1])(critic, draw(recipe.batch_size, draws))
         _update(model, optimisers[0], loss)
         update_average(average, model, recipe.decay, i)
         for schedule in schedules:
             schedule.step()
-        logged = {k: torch.stack([getattr(t, k) for t in terms]).mean() for k in CriticTerms._fields[1:]}
+        measured = [t for t in terms if t is not None]
+        names = CriticTerms._fields[1:] if measured else ()
+        logged = {k: torch.stack([getattr(t, k) for t in measured]).mean() for k in names}
         return logged | {"generator_loss": loss}
 
     done = fit(

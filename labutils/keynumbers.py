@@ -7,7 +7,9 @@ ends with `run.errata(…)`, `run.table()` and `run.verdicts()`. What a number m
 from __future__ import annotations
 
 import atexit
+import hashlib
 import html
+import inspect
 import json
 import math
 import os
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -162,9 +164,15 @@ class Run:
     def figures(self) -> Path:
         return self.out_dir / "figures"
 
-    def checkpoint(self, name: str) -> Path:
-        """File of one training's checkpoint; training resumes from it when it is there."""
-        return self.out_dir / "checkpoints" / f"{self.notebook}-{name}.pt"
+    def checkpoint(self, name: str, *answers: Callable) -> Path:
+        """File of one training's checkpoint; training resumes from it when it is there.
+
+        answers: functions of a reader's own that the training calls. When their text changes the file is another: a
+        mended answer never goes on from, or takes for finished, what a wrong one has trained.
+        """
+        text = "\n".join(_text(answer) for answer in answers)
+        of = f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if answers else ""
+        return self.out_dir / "checkpoints" / f"{self.notebook}-{name}{of}.pt"
 
     def use_data(self, dataset: data.DataSet) -> data.DataSet:
         """Print what the data set is and put its size and hash into the ledger."""
@@ -341,6 +349,14 @@ class Errata(Rows):
 
     def rows(self) -> list[tuple[str, ...]]:
         return [(m.mistake, plain(m.value), plain(m.right), m.unit) for m in self.mistakes]
+
+
+def _text(function: Callable) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # no file and no cell has it
+        code = getattr(function, "__code__", None)
+        return f"{code.co_code.hex()} {code.co_names} {code.co_consts}" if code else repr(function)
 
 
 def plain(value: float | None) -> str:

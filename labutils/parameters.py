@@ -95,7 +95,7 @@ def notebooks(folder: Path | None = None) -> dict[int, Path]:
     """
     chosen = {}
     for number, found in _by_problem(folder or notebooks_folder()).items():
-        known = [path for path in found if path.stem in _profile("cpu")] if len(found) > 1 else found
+        known = [path for path in found if path.stem in written_profile("cpu")] if len(found) > 1 else found
         if len(known) != 1:
             names = " and ".join(path.name for path in found)
             raise ParameterError(
@@ -120,7 +120,7 @@ def _by_problem(folder: Path) -> dict[int, list[Path]]:
     return found
 
 
-def _profile(name: str) -> dict[str, dict[str, Any]]:
+def written_profile(name: str) -> dict[str, dict[str, Any]]:
     """Notebook → the parameters that the profile gives it."""
     return yaml.safe_load(Path(__file__).with_name("profiles").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
 
@@ -179,7 +179,7 @@ def profile_values(profile: str, notebook: Path) -> dict[str, Any]:
     """What `profile` sets in this notebook, checked against its contract; the rest keeps its default."""
     if profile not in PROFILES:
         raise ParameterError(f"profile is {profile!r}; expected one of {', '.join(PROFILES)}")
-    values = _profile(profile).get(Path(notebook).stem, {})
+    values = written_profile(profile).get(Path(notebook).stem, {})
     return check_all(contract(notebook), {**values, "profile": profile}, where=f"{profile}.yaml, {notebook.stem}")
 
 

@@ -281,8 +281,8 @@ def fit(
 ) -> History:
     """Run `step(0) … step(total_steps − 1)`, logging, evaluating, and resuming where a killed run stopped.
 
-    step: does one optimisation step and returns scalars to log; its randomness comes from `generator` with
-        the step's number, so that a resumed run repeats it exactly.
+    step: does one optimisation step and returns scalars to log, not the same ones at every step; its randomness comes
+        from `generator` with the step's number, so that a resumed run repeats it exactly.
     parts: everything with `state_dict`/`load_state_dict` that changes: model, optimiser, schedule, average.
     recipe: plain values that determine the result. They are stored with the checkpoint; a different recipe
         raises CheckpointMismatch naming the difference instead of continuing another run's weights.
@@ -322,8 +322,9 @@ def fit(
                 pending += _read(unread, first_step=done - len(unread))
                 unread = []
             if log:
-                names = pending[0]
-                history.rows.append({"step": done} | {k: float(np.mean([p[k] for p in pending])) for k in names})
+                names = dict.fromkeys(name for row in pending for name in row)
+                means = {k: float(np.mean([row[k] for row in pending if k in row])) for k in names}
+                history.rows.append({"step": done} | means)
                 pending = []
                 first = next(iter(names))
                 bar.set_postfix_str(f"{first} {history.rows[-1][first]:.4g}", refresh=False)

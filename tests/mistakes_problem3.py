@@ -29,7 +29,7 @@ import nbformat
 import numpy as np
 import torch
 
-from labutils import data, distortions, features, fid, keynumbers, latent, networks, parameters, training, vae
+from labutils import data, distortions, features, fid, gan, keynumbers, latent, networks, parameters, training, vae
 
 NOTEBOOK = parameters.notebooks_folder() / "problem3_gan_vs_vae.ipynb"
 
@@ -56,6 +56,11 @@ def logvar_as_deviation(mean, logvar, noise):
 
 def sign_flipped(critic, fake):
     return critic(fake).float().mean()
+
+
+def train_with(train, losses):
+    """A training of the GAN that takes other losses than the notebook's own; None takes the package's."""
+    return lambda *arguments, **more: train(*arguments, **more | {"losses": losses})
 
 
 def norm_of_each_pixel(critic, x):
@@ -109,8 +114,14 @@ MISTAKES = {
     ),
     "uniform pixel noise": ({"latent.images": pixel_noise}, ()),
     "log-variance as deviation": ({"vae.reparametrise": logvar_as_deviation}, ("vae",)),
-    "generator's sign flipped": ({"gan.generator_loss": sign_flipped}, ("gan",)),
-    "penalty not flattened": ({"gan.gradient_norm": norm_of_each_pixel}, ("gan",)),
+    "generator's sign flipped": (
+        {"gan.generator_loss": sign_flipped, "gan.train": train_with(gan.train, None)},
+        ("gan",),
+    ),
+    "penalty not flattened": (
+        {"gan.gradient_norm": norm_of_each_pixel, "gan.train": train_with(gan.train, None)},
+        ("gan",),
+    ),
     "samples stretched": ({"latent.images": stretched}, ()),
     "root entry by entry": ({"fid._covariance_distance": root_of_entries, "fid._not_negative": float}, ()),
     "classifier in train mode": ({"features.extract": with_dropout}, ()),
@@ -175,7 +186,7 @@ def under(mistake: str, profile: str, seed: int, out: Path) -> dict[str, float] 
     folder = out / (mistake.replace(" ", "-") or "right")
     for file in (out / "right" / "checkpoints").glob("*.pt"):
         target = folder / "checkpoints" / file.name
-        if not target.exists() and not any(file.stem.endswith(model) for model in trained):
+        if not target.exists() and not any(f"-{model}" in file.stem for model in trained):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
     with contextlib.ExitStack() as stack:

@@ -130,6 +130,27 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch, error
         pass
 
 
+def test_a_mended_answer_never_goes_on_from_what_a_wrong_one_has_trained(scope, tmp_path):
+    run = keynumbers.start("problem2_vae", scope)
+
+    def answer(x, factor=1):
+        return factor * x
+
+    right = answer
+
+    def answer(x, factor=1):  # as in a cell that is executed again
+        return factor + x
+
+    space = [{}, {}, {}]  # code that no file holds
+    for names, number in zip(space, (1, 2, 1), strict=True):
+        exec(f"def f(x): return x + {number}", names)
+    files = [run.checkpoint("vae", f) for f in (right, answer, *(names["f"] for names in space))]
+    assert files[2] == files[4] and len(set(files)) == 4
+    assert run.checkpoint("vae", right) == files[0] != run.checkpoint("vae", right, answer)
+    assert run.checkpoint("vae") == tmp_path / "out" / "checkpoints" / "problem2_vae-vae.pt"
+    assert all(file.name.startswith("problem2_vae-vae-") for file in files)
+
+
 def test_without_out_dir_nothing_is_left_behind(scope):
     run = keynumbers.start("problem2_vae", scope | {"out_dir": ""})
     run.save()

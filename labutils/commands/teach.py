@@ -29,9 +29,11 @@ STUDENT = """
 **This is the student edition.** A cell tagged `answer` has functions that you write, under the names that stand there.
 Until you do, the check after it says so and the package's own functions stand in, so the notebook runs from top to
 bottom at any time; a wrong answer stops it at its check, whose red box says why. A hint has three steps, folded. What
-you have written is what the cells below call, so when a picture looks wrong, look at your answer; in the trainings
-of problems 2 and 3 a part of the loss is the package's, which a right answer equals. After a restart run all cells
-above the one you work at; a cell that ended in an error leaves its names as they were before."""
+you have written is what the cells below call, so when a picture looks wrong, look at your answer; a training whose
+answer you have changed starts anew. After a restart run all cells above the one you work at; a cell that ended in an
+error leaves its names as they were before."""
+QUICKLY = """ To try things out quickly, put small numbers into the parameters
+cell, {}; the table at the end then judges nothing."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ def student(notebook: NotebookNode, where: str) -> NotebookNode:
             if not cell.metadata["tags"]:
                 del cell.metadata["tags"]
     edition.cells = cells
-    edition.cells[0].source += STUDENT
+    small = parameters.written_profile("smoke").get(Path(where).stem, {})
+    small = ", ".join(f"`{name} = {value}`" for name, value in small.items() if isinstance(value, int))
+    edition.cells[0].source += STUDENT + (QUICKLY.format(small) if small else "")
     edition.metadata["labutils"] = {"edition": "student"}
     return edition
 
