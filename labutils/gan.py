@@ -116,6 +116,19 @@ def _adam(net: nn.Module, rate: float, recipe: Recipe, steps: int):
     return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda i: recipe.factor(i, steps))
 
 
+def _maybe_compiled(model: nn.Module, recipe: Recipe, device: torch.device) -> Callable[..., Tensor]:
+    if recipe.compile and device.type == "cuda":
+        return compiled(model, torch.zeros(recipe.batch_size, model.latent, device=device))
+    return model
+
+
+def _means(terms: list[CriticTerms | None]) -> dict[str, Tensor]:
+    """To log, by name: means over the critic steps at which they were measured; nothing where at none."""
+    measured = [found for found in terms if found is not None]
+    names = CriticTerms._fields[1:] if measured else ()
+    return {name: torch.stack([getattr(found, name) for found in measured]).mean() for name in names}
+
+
 def _update(net: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     optimiser.zero_grad(set_to_none=True)
     loss.backward(inputs=list(net.parameters()))
@@ -156,10 +169,8 @@ def train(
     parts |= dict(zip(("generator_adam", "critic_adam"), optimisers, strict=True))
     parts |= dict(zip(("generator_schedule", "critic_schedule"), schedules, strict=True))
     precision = torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16)
-    make = model
-    if recipe.compile and device.type == "cuda":
-        with precision:
-            make = compiled(model, torch.zeros(recipe.batch_size, model.latent, device=device))
+    with precision:
+        make = _maybe_compiled(model, recipe, device)
 
     def draw(n: int, draws: torch.Generator) -> Tensor:
         fake = make(torch.randn(n, model.latent, generator=draws, device=device)).float()
@@ -174,11 +185,8 @@ def train(
                 fake = draw(len(real), draws)
             measured = losses is None or i % MEASURE_EVERY == 0
             terms = critic_loss(critic, real, fake, epsilon, recipe.penalty) if measured else None
-            if losses is None:
-                loss = terms.loss
-            else:
-                loss = losses[0](critic, real, fake, epsilon.view(-1, 1, 1, 1), recipe.penalty)
-        _update(critic, optimisers[1], loss)
+            own = losses and losses[0](critic, real, fake, epsilon.view(-1, 1, 1, 1), recipe.penalty)
+        _update(critic, optimisers[1], terms.loss if own is None else own)
         return terms
 
     def step(i: int) -> dict[str, Tensor]:
@@ -190,20 +198,12 @@ def train(
         update_average(average, model, recipe.decay, i)
         for schedule in schedules:
             schedule.step()
-        measured = [t for t in terms if t is not None]
-        names = CriticTerms._fields[1:] if measured else ()
-        logged = {k: torch.stack([getattr(t, k) for t in measured]).mean() for k in names}
-        return logged | {"generator_loss": loss}
+        return _means(terms) | {"generator_loss": loss}
 
     done = fit(
-        step,
-        steps,
-        parts=parts,
+        step, steps, parts=parts, checkpoint=checkpoint, evaluate_every=evaluate_every, save_every_s=60.0,
         recipe=asdict(recipe) | {"seed": seed, "images": len(images)} | dict(about or {}),
-        checkpoint=checkpoint,
         evaluate=None if evaluate is None else lambda: evaluate(schedules[0].last_epoch, average),
-        evaluate_every=evaluate_every,
-        save_every_s=60.0,
         desc="training the GAN",
-    )
+    )  # fmt: skip
     return Trained(average, done)
