@@ -185,8 +185,9 @@ def train(
                 fake = draw(len(real), draws)
             measured = losses is None or i % MEASURE_EVERY == 0
             terms = critic_loss(critic, real, fake, epsilon, recipe.penalty) if measured else None
-            own = losses and losses[0](critic, real, fake, epsilon.view(-1, 1, 1, 1), recipe.penalty)
-        _update(critic, optimisers[1], terms.loss if own is None else own)
+            each = epsilon.view(-1, 1, 1, 1)
+            loss = terms.loss if losses is None else losses[0](critic, real, fake, each, recipe.penalty)
+        _update(critic, optimisers[1], loss)
         return terms
 
     def step(i: int) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -355,8 +356,13 @@ def _text(function: Callable) -> str:
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):  # no file and no cell has it
-        code = getattr(function, "__code__", None)
-        return f"{code.co_code.hex()} {code.co_names} {code.co_consts}" if code else repr(function)
+        return _bytecode(function.__code__) if hasattr(function, "__code__") else repr(function)
+
+
+def _bytecode(code: CodeType) -> str:
+    """As text, the functions inside included, without what differs from process to process."""
+    inner = [_bytecode(const) if isinstance(const, CodeType) else repr(const) for const in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
 def plain(value: float | None) -> str:

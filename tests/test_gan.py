@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import data, divergences, gan, networks, training, vae
+from labutils import data, divergences, exercises, gan, networks, training, vae
 
 g = training.generator
 
@@ -261,27 +261,25 @@ def test_mixed_precision_is_nearly_the_same_loss():
         assert getattr(mixed, name).item() != getattr(single, name).item()
 
 
-def own(sign: float = 1.0):
-    """Losses as a reader writes them: plain numbers, epsilon (batch, 1, 1, 1)."""
-
-    def critic_loss(critic, real, fake, epsilon, weight=10.0):
-        assert epsilon.shape == (len(real), 1, 1, 1)
-        between = (epsilon * real + (1 - epsilon) * fake.detach()).requires_grad_()
-        (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-        penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-        return weight * penalty - critic(real).mean() + critic(fake.detach()).mean()
-
-    return critic_loss, lambda critic, fake: -sign * critic(fake).mean()
+def answered(mistake: str = ""):
+    """Losses as a reader writes them, plain numbers, epsilon (batch, 1, 1, 1): right, or with a known mistake."""
+    asked = exercises.EXERCISES["wgan"]
+    wrong = next((m.functions for m in asked.mistakes if m.title == mistake), {})
+    assert bool(wrong) == bool(mistake)
+    functions = asked.reference | wrong
+    return functions["critic_loss"], functions["generator_loss"]
 
 
 def test_a_readers_own_losses_train_as_the_packages_do_and_a_wrong_one_does_not():
     model, critic, packaged = trained(steps=52)
-    own_model, own_critic, found = trained(steps=52, losses=own())
+    own_model, own_critic, found = trained(steps=52, losses=answered())
     last = list(critic.parameters())[-1]  # its bias moves by rounding alone: a constant in a critic changes no loss
     for mine, theirs in ((own_model, model), (own_critic, critic)):
         for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
             assert q is last or torch.allclose(p, q, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(trained(steps=52, losses=own(-1))[0].layers[0].weight, model.layers[0].weight, atol=1e-3)
+    for mistake in ("the generator's sign turned", "the sign of the critic's gap"):
+        wrong = trained(steps=52, losses=answered(mistake))[0]
+        assert not torch.allclose(wrong.layers[0].weight, model.layers[0].weight, atol=1e-3), mistake
     for mine, theirs in zip(found.history.rows, packaged.history.rows, strict=True):
         assert mine.keys() == theirs.keys()
     first, theirs = found.history.rows[0], packaged.history.rows[0]  # every tenth of 100 critic steps, and all of them
