@@ -123,6 +123,13 @@ def test_the_student_edition_gives_nothing_away(name, course):
 
 
 @notebooks
+def test_the_student_edition_says_which_small_numbers_make_a_quick_run(name, course):
+    first = read(course / "student" / f"{name}.ipynb").cells[0].source
+    small = {k: v for k, v in parameters.written_profile("smoke")[name].items() if isinstance(v, int)}
+    assert len(small) >= 5 and all(f"`{k} = {v}`" in first for k, v in small.items())
+
+
+@notebooks
 def test_a_stub_keeps_signature_and_docstring(name, course):
     student = {c.id: c for c in read(course / "student" / f"{name}.ipynb").cells}
     cells = read(SOURCES[name]).cells
