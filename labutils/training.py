@@ -13,6 +13,7 @@ import ctypes
 import errno
 import math
 import os
+import signal
 import sys
 import time
 import warnings
@@ -266,6 +267,35 @@ class History:
         return np.array([r["step"] for r in rows]), np.array([r[name] for r in rows])
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, or a kernel's interrupt, waits until it is asked for; a second one comes through at once.
+
+    In the middle of a step some weights are new and some old: nothing that an exact resume could start from.
+    """
+    before, asked = signal.getsignal(signal.SIGINT), []
+
+    def hold(number: int, frame: Any) -> None:
+        if asked:
+            before(number, frame)
+        asked.append(number)
+
+    try:
+        held = callable(before) and bool(signal.signal(signal.SIGINT, hold))
+    except ValueError:  # signals reach the main thread alone
+        held = False
+    try:
+        yield lambda: bool(asked)
+    finally:
+        if held:
+            signal.signal(signal.SIGINT, before)
+
+
+def _say_where_it_stopped(desc: str, done: int, total: int, checkpoint: Path | None) -> None:
+    kept = "nothing was kept" if checkpoint is None else f"run the same again and it goes on from there ({checkpoint})"
+    print(f"{desc}: interrupted after step {done:,} of {total:,}; {kept}", file=sys.stderr)
+
+
 def fit(
     step: Callable[[int], Mapping[str, Tensor]],
     total_steps: int,
@@ -289,7 +319,8 @@ def fit(
     evaluate: called after every `evaluate_every` steps and after the last; its row joins the history.
     save_every_s: seconds between checkpoints; one is also written after each evaluation.
 
-    Raises TrainingDiverged naming quantity and step at the first value that is not finite.
+    Raises TrainingDiverged naming quantity and step at the first value that is not finite. An interrupt ends it, with
+    KeyboardInterrupt, after the step that it came in, which the checkpoint then has; a second one ends it at once.
     """
     keep_freed_memory()
     if total_steps < 1:
@@ -309,15 +340,15 @@ def fit(
 
     if start == total_steps:
         return history
-    with progress(total_steps, desc, initial=start) as bar:
+    with progress(total_steps, desc, initial=start) as bar, _interrupts_held() as interrupted:
         unread: list[Mapping[str, Tensor]] = []  # values still on the device: reading them makes a GPU wait
         for i in range(start, total_steps):
             unread.append({name: value.detach() for name, value in step(i).items()})
-            done = i + 1
+            done, stop = i + 1, interrupted()
             last = done == total_steps
             log = done % log_every == 0 or last
             test = evaluate is not None and (last or (evaluate_every > 0 and done % evaluate_every == 0))
-            save_now = last or test or time.monotonic() - saved_at > save_every_s
+            save_now = last or test or stop or time.monotonic() - saved_at > save_every_s
             if log or save_now:
                 pending += _read(unread, first_step=done - len(unread))
                 unread = []
@@ -335,6 +366,9 @@ def fit(
             if save_now:
                 save(done)
                 saved_at = time.monotonic()
+            if stop:
+                _say_where_it_stopped(desc, done, total_steps, checkpoint)
+                raise KeyboardInterrupt
     return history
 
 

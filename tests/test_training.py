@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -101,6 +102,48 @@ def test_a_cut_training_continues_to_the_same_bits(tmp_path):
         assert history.rows == resumed.rows, "the logged history is the same too"
     again, _ = toy(checkpoint=tmp_path / "20.pt", stop_at=0)
     assert torch.equal(whole, again), "a finished training is loaded, no step is run"
+
+
+def interrupting(at, times=1):
+    """A step's work that ends with Ctrl-C before the optimiser has moved, as often as `times`."""
+    real = torch.optim.Adam.step
+    calls = []
+
+    def step(self, closure=None):
+        calls.append(0)
+        for _ in range(times if len(calls) == at + 1 else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, closure)
+
+    return step
+
+
+def test_an_interrupt_waits_for_the_end_of_its_step_and_keeps_it(tmp_path, monkeypatch, capsys):
+    whole, history = toy()
+    file, handler = tmp_path / "c.pt", signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.Adam, "step", interrupting(at=16))
+        toy(checkpoint=file, save_every_s=1e9)
+    assert training.load_checkpoint(file)["done"] == 17, "the step it came in is finished and kept"
+    assert f"interrupted after step 17 of 40; run the same again and it goes on from there ({file})" in (
+        capsys.readouterr().err
+    )
+    assert signal.getsignal(signal.SIGINT) is handler
+    weights, resumed = toy(checkpoint=file, save_every_s=1e9)
+    assert torch.equal(whole, weights) and history.rows == resumed.rows
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.Adam, "step", interrupting(at=3))
+        toy()
+    assert "interrupted after step 4 of 40; nothing was kept" in capsys.readouterr().err
+
+
+def test_a_second_interrupt_ends_at_once_and_a_thread_has_none(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.Adam, "step", interrupting(at=16, times=2))
+        toy(checkpoint=tmp_path / "c.pt", save_every_s=1e9)
+    assert not (tmp_path / "c.pt").exists()
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(toy, total=5).result()[1].rows) == 1
 
 
 def test_history_means_and_columns():
