@@ -202,7 +202,7 @@ def train(
         return _means(terms) | {"generator_loss": loss}
 
     done = fit(
-        step, steps, parts=parts, checkpoint=checkpoint, evaluate_every=evaluate_every, save_every_s=60.0,
+        step, steps, parts=parts, checkpoint=checkpoint, evaluate_every=evaluate_every, save_every_s=25.0,
         recipe=asdict(recipe) | {"seed": seed, "images": len(images)} | dict(about or {}),
         evaluate=None if evaluate is None else lambda: evaluate(schedules[0].last_epoch, average),
         desc="training the GAN",
