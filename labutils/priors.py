@@ -38,6 +38,48 @@ def aggregate_codes(
     return torch.cat(found)
 
 
+WHITENING_IMAGES, WHITENING_RIDGE = 5000, 100.0  # of the least squares for log-variances
+
+
+@torch.no_grad()
+def whiten(model: nn.Module, images: Float[Tensor, "n c h w"], seed: int = 0) -> None:
+    """Other coordinates of an `ImageVAE`'s code, in place: the codes of `images` get the mean 0 and the covariance I.
+
+    With the mean μ and the covariance S of the aggregate posterior and R = S^½, symmetric, z = μ + R u. The decoder's
+    first layer, W z + b, takes u as W R u + (b + W μ), so that every code decodes as it did, and u ~ N(0, I) draws
+    what z ~ N(μ, S) drew. Posterior means are R⁻¹(mean − μ), exactly. In u the posterior's covariance is not diagonal
+    any more; of diagonal ones, 1/diag(R Σ⁻¹ R) is the nearest in KL(diagonal ‖ posterior), and the encoder's last
+    layer is fitted to its logarithm by least squares on at most `WHITENING_IMAGES` images.
+
+    Raises ValueError for codes without a covariance to invert, fewer than dimensions for one.
+    """
+    codes, latent = aggregate_codes(model, images, seed), model.latent
+    mean, cov = codes.mean(dim=0), torch.cov(codes.T, correction=0).view(latent, latent)
+    variances, axes = torch.linalg.eigh(cov)
+    if not variances.min() > 1e-9 * variances.max():
+        raise ValueError(f"{len(codes)} codes of {latent} dimensions have no covariance to invert")
+    root, inverse = ((axes * variances**power) @ axes.T for power in (0.5, -0.5))
+    device, products = next(model.parameters()).device, 0.0
+    for part in images[:WHITENING_IMAGES].split(500):
+        part = part.to(device).contiguous(memory_format=torch.channels_last)
+        before = model.encoder[:-1](part).double().cpu()
+        precision = torch.exp(-model.encode(part)[1].double().cpu()) @ root.square()
+        rows = torch.cat([before, torch.ones(len(before), 1, dtype=torch.float64), -precision.log()], dim=1)
+        products = products + rows[:, :-latent].T @ rows
+    ridge = torch.full((len(products),), WHITENING_RIDGE, dtype=torch.float64)
+    ridge[-1] = 0.0  # the constant is free
+    logvars = torch.linalg.solve(products[:, :-latent] + ridge.diag(), products[:, -latent:]).T
+    last, first = model.encoder[-1], model.decoder.layers[0]
+    means = torch.cat([last.weight, last.bias[:, None]], dim=1)[:latent].double().cpu()
+    means[:, -1] -= mean
+    both = torch.cat([inverse @ means, logvars])
+    last.weight.copy_(both[:, :-1])
+    last.bias.copy_(both[:, -1])
+    weight = first.weight.double().cpu()
+    first.bias.add_((weight @ mean).to(first.bias))
+    first.weight.copy_(weight @ root)
+
+
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """Σ_j w_j N(z; mean_j, R_j R_jᵀ), R_j lower triangular. log_weights (k,), means (k, latent), roots."""

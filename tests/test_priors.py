@@ -195,3 +195,66 @@ def test_codes_belong_to_their_images():
     mean, logvar = model.encode(x)
     noise = torch.stack([vae.image_noise(3, i, 3) for i in range(40)])
     torch.testing.assert_close(whole, mean + torch.exp(logvar / 2) * noise)
+
+
+def pancake(n=600, latent=4):
+    """An image VAE whose codes are far from N(0, I), and images for it."""
+    model = vae.initialise(networks.ImageVAE, 0, latent=latent, architecture="narrow")
+    last = model.encoder[-1]
+    flat = torch.diag(torch.tensor([8.0, 2.0, 0.5, 0.1])[:latent]) @ draw(latent, latent, seed=4).float()
+    with torch.no_grad():
+        last.weight[:latent] = flat @ last.weight[:latent] * 4
+        last.bias[:latent] += 3
+        last.bias[latent:] -= 2
+    draws = training.generator(0, "pancake")
+    scale = torch.rand(n, 3, 1, 1, generator=draws)
+    return model, scale * (2 * torch.rand(n, 3, 32, 32, generator=draws) - 1)
+
+
+@torch.no_grad()
+def test_whitened_codes_are_standard_and_decode_as_before():
+    model, x = pancake()
+    old_mean, old_logvar = (v.double() for v in model.encode(x))
+    old_codes, before = priors.aggregate_codes(model, x, 1), model.decode(old_mean.float())
+    cov = torch.cov(old_codes.T, correction=0)
+    assert torch.linalg.cond(cov) > 50
+    priors.whiten(model, x, 1)
+    mean, logvar = (v.double() for v in model.encode(x))
+    torch.testing.assert_close(model.decode(mean.float()), before, rtol=0, atol=2e-4)
+    root = torch.linalg.cholesky(cov)  # any root: lengths in the metric of S
+    away = torch.linalg.solve_triangular(root, (old_mean - old_codes.mean(dim=0)).T, upper=False)
+    torch.testing.assert_close(mean.norm(dim=1), away.norm(dim=0), rtol=1e-3, atol=1e-3)
+    codes = priors.aggregate_codes(model, x, 2)
+    assert (codes.mean(dim=0).abs() < 5 / len(codes) ** 0.5).all()
+    torch.testing.assert_close(torch.cov(codes.T), torch.eye(4, dtype=torch.float64), rtol=0, atol=0.25)
+
+    values, axes = torch.linalg.eigh(cov)
+    symmetric = axes @ values.sqrt().diag() @ axes.T
+    for i in range(0, len(x), 100):  # among diagonal laws the nearest to the posterior in the new coordinates
+        inverse = torch.linalg.inv(symmetric)
+        exact = inverse @ old_logvar[i].exp().diag() @ inverse
+        nearest = -torch.linalg.inv(exact).diagonal().log()
+        assert (logvar[i] - nearest).abs().max() < 0.3
+
+
+def test_the_nearest_diagonal_law_has_the_precisions_diagonal():
+    """What `whiten` gives the encoder to say: KL(diagonal ‖ posterior) is least there."""
+    a = draw(4, 4)
+    exact = MultivariateNormal(torch.zeros(4, dtype=torch.float64), a @ a.T + 0.1 * torch.eye(4, dtype=torch.float64))
+    nearest = 1 / exact.precision_matrix.diagonal()
+
+    def kl(variances):
+        diagonal = MultivariateNormal(exact.loc, torch.diag(variances))
+        return torch.distributions.kl_divergence(diagonal, exact).item()
+
+    for i in range(4):
+        for factor in (0.9, 1.1):
+            other = nearest.clone()
+            other[i] *= factor
+            assert kl(other) > kl(nearest)
+
+
+def test_too_few_codes_cannot_be_whitened():
+    model, x = pancake(3)
+    with pytest.raises(ValueError, match="3 codes of 4 dimensions have no covariance to invert"):
+        priors.whiten(model, x)

@@ -68,6 +68,12 @@ def test_the_vaes_are_kept_with_their_variance_and_a_prior(folder, monkeypatch):
     codes = priors.aggregate_codes(whole, data.from_bytes(found.unseen.images))
     expected = about["kl_of_aggregate"]["2"]["value"]
     assert priors.kl_of_aggregate(codes, prior).value == pytest.approx(expected, rel=0.02, abs=0.2), "half precision"
+    trained = vae.initialise(networks.ImageVAE, 1)
+    trained.load_state_dict(training.load_checkpoint(folder / "out" / "svhn_vae.pt")["parts"]["average"])
+    priors.whiten(trained, data.from_bytes(found.train.images))
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(whole.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    assert about["kl_as_trained"].keys() == {"1", "2"} and about["kl_as_trained"] != about["kl_of_aggregate"]
 
 
 def test_architectures_are_compared_on_the_same_images(folder, monkeypatch):

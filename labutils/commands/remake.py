@@ -124,9 +124,9 @@ def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
     """Both VAEs of problem 3 on the training split of `svhn`, in half precision, and a prior for one of them.
 
     `svhn_vae` has the calibrated variance, which its entry in `manifest.json` holds; `svhn_vae_unit` is the decoder
-    of N(x; g(z), I); `svhn_vae_prior` is the mixture fitted to the codes of the first. The manifest also says of each
-    the ELBO of training, unseen and test crops, and how far its codes lie from N(0, I). Checkpoints lie in `folder`, so
-    that a cut run continues. Hours each on one core.
+    of N(x; g(z), I); `svhn_vae_prior` is the mixture fitted to the codes of the first, which were whitened after the
+    training. The manifest also says of each the ELBO of training, unseen and test crops, and how far its codes lie from
+    N(0, I), now and as trained. Checkpoints lie in `folder`, so that a cut run continues. Hours each on one core.
     """
     where, found = pick_device(device), data.load("svhn", data_dir)
     train = found.train.images
@@ -140,11 +140,13 @@ def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
             likelihood=vae.gaussian_log_likelihood if unit else vae.calibrated_log_likelihood,
             prepare=data.from_bytes, about={"data": found.sha256, "model": name},
         )  # fmt: skip
+        as_trained = _of_codes(model, train, parts["unseen"], seed)[0]
+        if not unit:
+            priors.whiten(model, data.from_bytes(train), seed)
         variance = 1.0 if unit else vae.fitted_variance(model, parts["train"], seed=seed)
         likelihood = partial(vae.gaussian_log_likelihood, variance=variance)
         bounds = {part: vae.evaluate_elbo(model, x, seed=seed, likelihood=likelihood).elbo for part, x in parts.items()}
-        codes, unseen = (priors.aggregate_codes(model, x, seed) for x in (data.from_bytes(train), parts["unseen"]))
-        mixtures = {k: priors.fit_mixture(codes, k, seed) for k in (1, PRIOR_COMPONENTS)}
+        of_aggregate, mixture = _of_codes(model, train, parts["unseen"], seed)
         about = {
             "recipe": "N(g, I)" if unit else "calibrated",
             "settings": asdict(VAE) | {"epochs": VAE_EPOCHS},
@@ -152,16 +154,26 @@ def svhn_vae(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str
             "images": len(train),
             "variance": variance,
             **{f"{part}_elbo": asdict(bound) for part, bound in bounds.items()},
-            "kl_of_aggregate": {k: asdict(priors.kl_of_aggregate(unseen, m)) for k, m in mixtures.items()},
+            "kl_of_aggregate": of_aggregate,
+            "kl_as_trained": as_trained,
             "curves": step_curve(history, ("reconstruction", "kl")),
         } | _circumstances(seed, where, history)
         kept = model.decoder if unit else model
         reference.save(name, kept.half(), about, folder)
-    settings = {"components": PRIOR_COMPONENTS, "codes": len(codes)}
+    settings = {"components": PRIOR_COMPONENTS, "codes": len(train)}
     of = {"model": reference.manifest(folder)["svhn_vae"]["sha256"], "recipe": "mixture", "settings": settings}
-    tensors = {key: value.half() for key, value in vars(mixtures[PRIOR_COMPONENTS]).items()}
+    tensors = {key: value.half() for key, value in vars(mixture).items()}
     reference.save("svhn_vae_prior", tensors, about | of, folder)
     return folder / "svhn_vae.safetensors"
+
+
+def _of_codes(
+    model: networks.ImageVAE, train: torch.Tensor, unseen: torch.Tensor, seed: int
+) -> tuple[dict[int, dict], priors.Mixture]:
+    """What a prior of 1 and of `PRIOR_COMPONENTS` normal laws gains on unseen crops, and the latter."""
+    codes, fresh = (priors.aggregate_codes(model, x, seed) for x in (data.from_bytes(train), unseen))
+    mixtures = {k: priors.fit_mixture(codes, k, seed) for k in (1, PRIOR_COMPONENTS)}
+    return {k: asdict(priors.kl_of_aggregate(fresh, m)) for k, m in mixtures.items()}, mixtures[PRIOR_COMPONENTS]
 
 
 def svhn_architectures(folder: Path, data_dir: str | Path = "", seed: int = 0, device: str = "auto") -> Path:
