@@ -122,7 +122,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 # --- what is drawn ----------------------------------------------------------------------------------------
 
 
-def samples(seed: int = 0, n: int = 40) -> contextlib.AbstractContextManager:
+def samples(seed: int = 0, n: int = 32) -> contextlib.AbstractContextManager:
     """For a GAN: the critic's estimate of the distance, and the averaged generator's images of `n` codes."""
 
     def draw(model: nn.Module, history: History, total: int) -> Figure:
@@ -138,7 +138,7 @@ def reconstructions(
 ) -> contextlib.AbstractContextManager:
     """For a VAE: the ELBO; images, what it makes of their mean codes, and of twice as many codes from the prior.
 
-    x: what the model encodes, 10 images in [−1, 1]; logits: in [0, 1], and it decodes to logits.
+    x: what the model encodes, 8 images in [−1, 1]; logits: in [0, 1], and it decodes to logits.
     """
 
     def draw(model: nn.Module, history: History, total: int) -> Figure:
@@ -164,7 +164,7 @@ def jsd(
         draw = generator(seed, "live")
         return divergences.jsd_objective(net(p(500, draw)), net(q(500, draw)))
 
-    return _estimates(estimate, exact, at, "JSD  [nats]", "estimates, fresh samples")
+    return _estimates(estimate, exact, at, ("φ  [unit of x]", "nats", "JSD, on samples held out"))
 
 
 def wasserstein(
@@ -179,7 +179,7 @@ def wasserstein(
         terms = divergences.wasserstein_objective(net, x, y, draw, lam, sample_dims=2)
         return terms.gap - 2 * terms.penalty
 
-    return _estimates(estimate, exact, at, "W₁  [unit of x]", "gap − 2P, fresh samples")
+    return _estimates(estimate, exact, at, ("φ  [unit of x]", "unit of x", "gap − 2P, on samples held out"))
 
 
 def density(
@@ -190,16 +190,16 @@ def density(
     def estimate(net: nn.Module) -> Tensor:
         return divergences.density_from_discriminator(divergences.logits_on_line(net, x)[0], log_f0)
 
-    return _estimates(estimate, exact, x, "density  [1/unit of x]", "f₀ D/(1 − D)", "x", line=True)
+    return _estimates(estimate, exact, x, ("x", "1/unit of x", "f₀ D/(1 − D)"), line=True)
 
 
 def _estimates(
-    estimate: Callable[[nn.Module], Tensor], exact: Tensor, at: Tensor, unit: str, title: str, of: str = "φ  [unit of x]",
-    line: bool = False,
-) -> contextlib.AbstractContextManager:  # fmt: skip
+    estimate: Callable[[nn.Module], Tensor], exact: Tensor, at: Tensor, labels: tuple[str, str, str], line: bool = False
+) -> contextlib.AbstractContextManager:
     def draw(net: nn.Module, history: History, total: int) -> Figure:
-        course = plots.Course("objective, mean of all", unit.split()[0], total, {"": _line(history, "objective")})
-        return plots.frame_of_estimates(course, at, estimate(net), exact, (of, unit, title), line)
+        unit = "nats" if line else labels[1]  # a density's discriminator climbs to a JSD
+        course = plots.Course("objective, mean", unit, total, {"": _line(history, "objective")})
+        return plots.frame_of_estimates(course, at, estimate(net), exact, labels, line)
 
     return figure(draw)
 

@@ -76,27 +76,28 @@ class Course(NamedTuple):
     lines: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def frame_of_images(course: Course, rows: list[tuple[str, Tensor]], columns: int = 10) -> Figure:
+def frame_of_images(course: Course, rows: list[tuple[str, Tensor]], columns: int = 8) -> Figure:
     """A training's course, and beside it what its model draws: (name, images) in [0, 1], `columns` of them a row."""
-    fig, ax = _frame(course, (0.485, 0.02, 0.505, 0.96))
+    fig, ax = _frame(course, (0.49, 0.04, 0.5, 0.83))
     with lab_style():
         images = torch.cat([images for _, images in rows])
         _draw(ax, tile(images, columns))
-        ax.set_anchor("E")
+        ax.set_anchor("NE")
         pitch, ends = images.shape[-1] + 2, np.cumsum([0] + [len(images) / columns for _, images in rows])
-        ax.set_yticks(pitch * (ends[:-1] + ends[1:]) / 2 - 1, [name for name, _ in rows], rotation=90, va="center")
+        ax.set_yticks(pitch * (ends[:-1] + ends[1:]) / 2 - 1, [name for name, _ in rows])
         ax.tick_params(length=0)
+        ax.set_title("by now, from the same codes as ever")
     return fig
 
 
 def frame_of_estimates(
     course: Course, x: Tensor, found: Tensor, exact: Tensor, labels: tuple[str, str, str], line: bool = False
 ) -> Figure:
-    """A training's course, and beside it what is estimated at each x against the exact value. labels: of x, y, title."""
-    fig, ax = _frame(course, (0.555, 0.2, 0.43, 0.67))
+    """A training's course, and beside it an estimate at each x with the exact value. labels: of x, of y, title."""
+    fig, ax = _frame(course, (0.5, 0.2, 0.485, 0.67))
     with lab_style():
         ax.plot(x, exact, "-" if line else "_", color=BLACK, markersize=9, alpha=0.5, linewidth=3, label="exact")
-        ax.plot(x, found, "-" if line else "o", color=BLUE, linewidth=1.4, label="estimate by now")
+        ax.plot(x, found, "-" if line else "o", color=BLUE, linewidth=1.4, label="by now")
         low, high = min(0.0, exact.min().item()), exact.max().item()
         ax.set(xlabel=labels[0], ylabel=labels[1], title=labels[2])
         ax.set_ylim(low - 0.1 * (high - low), high + 0.45 * (high - low))  # a young critic's values may lie anywhere
@@ -105,16 +106,16 @@ def frame_of_estimates(
 
 
 def _frame(course: Course, place: tuple[float, float, float, float]) -> tuple:
-    """A small figure, the course at its left, and empty axes at `place`. Finding a layout would cost a second drawing."""
+    """A small figure, the course at its left, and empty axes at `place`: finding a layout would cost a drawing more."""
     with lab_style():
         fig = Figure(figsize=(7.5, 2.5))
-        ax = fig.add_axes((0.09, 0.2, 0.335, 0.67))
+        ax = fig.add_axes((0.09, 0.2, 0.3, 0.67))
         late = [np.empty(0)]
         for (name, (steps, values)), color, look in zip(course.lines.items(), (SKY, BLUE), (".-", "o"), strict=False):
             ax.plot(steps, values, look, color=color, label=name)
             late.append(values[len(values) // 5 :])  # the first ones would leave no room for the others
         if len(late := np.concatenate(late)):
-            room = 0.1 * np.ptp(late) or 1.0
+            room = 0.1 * (np.ptp(late) or abs(late[0]) or 1.0)
             ax.set_ylim(late.min() - room, late.max() + room)
         if len(course.lines) > 1:
             ax.legend(loc="lower right")
