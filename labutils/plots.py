@@ -86,7 +86,7 @@ def frame_of_images(course: Course, rows: list[tuple[str, Tensor]], columns: int
         pitch, ends = images.shape[-1] + 2, np.cumsum([0] + [len(images) / columns for _, images in rows])
         ax.set_yticks(pitch * (ends[:-1] + ends[1:]) / 2 - 1, [name for name, _ in rows])
         ax.tick_params(length=0)
-        ax.set_title("by now, from the same codes as ever")
+        ax.set_title("drawn by now, from the same codes")
     return fig
 
 
@@ -101,6 +101,7 @@ def frame_of_estimates(
         low, high = min(0.0, exact.min().item()), exact.max().item()
         ax.set(xlabel=labels[0], ylabel=labels[1], title=labels[2])
         ax.set_ylim(low - 0.1 * (high - low), high + 0.45 * (high - low))  # a young critic's values may lie anywhere
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.legend(loc="upper center", ncols=2)
     return fig
 
@@ -109,7 +110,7 @@ def _frame(course: Course, place: tuple[float, float, float, float]) -> tuple:
     """A small figure, the course at its left, and empty axes at `place`: finding a layout would cost a drawing more."""
     with lab_style():
         fig = Figure(figsize=(7.5, 2.5))
-        ax = fig.add_axes((0.09, 0.2, 0.3, 0.67))
+        ax = fig.add_axes((0.1, 0.2, 0.29, 0.67))
         late = [np.empty(0)]
         for (name, (steps, values)), color, look in zip(course.lines.items(), (SKY, BLUE), (".-", "o"), strict=False):
             ax.plot(steps, values, look, color=color, label=name)
@@ -117,10 +118,13 @@ def _frame(course: Course, place: tuple[float, float, float, float]) -> tuple:
         if len(late := np.concatenate(late)):
             room = 0.1 * (np.ptp(late) or abs(late[0]) or 1.0)
             ax.set_ylim(late.min() - room, late.max() + room)
+        else:
+            ax.set_yticks([])
         if len(course.lines) > 1:
             ax.legend(loc="lower right")
         ax.set(title=course.title, xlabel="step", ylabel=course.unit, xlim=(0, course.total))
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.yaxis.set_label_coords(-0.26, 0.5)  # of its axes: clear of any number
         return fig, fig.add_axes(place)
 
 
