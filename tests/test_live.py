@@ -42,6 +42,7 @@ def front_end(monkeypatch):
     monkeypatch.setattr(training, "in_kernel", lambda: True)
     monkeypatch.setattr(live, "in_kernel", lambda: True)
     monkeypatch.setattr(training, "progress", lambda *_, **__: training.tqdm(disable=True))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(b"a picture"))  # quick
     monkeypatch.setattr(live, "EVERY", 0.0)
     monkeypatch.setattr(live, "GUESS", 0.0)
     monkeypatch.setattr(live, "SHARE", float("inf"))
@@ -200,7 +201,7 @@ def test_a_frame_is_labelled_and_follows_the_training(train, front_end, monkeypa
     (first, early), (fig, late) = drawn[0], drawn[-1]
     assert (early, late) == tuple(f"the training after {n} of 60 steps" for n in (1, 59))
     left, right = fig.axes
-    assert left.get_title() and left.get_xlabel() == "step" and left.get_ylabel() and right.get_title()
+    assert left.get_title("left") and left.get_ylabel() and right.get_title("left") and left.get_xlabel() == "step"
     assert left.get_xlim() == (0, 60) and list(left.lines[0].get_xdata()) == [50]
     assert not len(first.axes[0].lines) or not len(first.axes[0].lines[0].get_xdata()), "nothing is logged yet"
 
@@ -229,12 +230,13 @@ def test_reconstructions_and_curves_are_the_models_own(front_end, monkeypatch):
     assert np.array_equal(canvas[:4], plots.tile(BITS[:8].float(), 8))
     with torch.no_grad():
         rebuilt = torch.sigmoid(model.eval().decode(model.encode(BITS[:8].float())[0]))
-    assert np.abs(canvas[6:10] - plots.tile(rebuilt, 8)).max() < 0.005
+    assert np.abs(canvas[6:10] - plots.tile(rebuilt, 8)).max() < 0.02 < 0.1 * np.ptp(rebuilt.numpy())
     row = next(row for row in history.rows if "kl" in row)
     assert left.lines[0].get_ydata().tolist() == [row["reconstruction"] - row["kl"]]
     assert left.lines[1].get_ydata().tolist() == history.column("valid_elbo")[1][:-1].tolist()
 
 
+@pytest.mark.filterwarnings("ignore:critic")  # untrained, it says
 def test_estimates_are_those_of_samples_held_out(front_end, monkeypatch):
     for train, exact in ((discriminators, distributions.line_jsd(PHI)), (critics, PHI.abs())):
         monkeypatch.setattr(torch.optim.Adam, "step", lambda *_: None)  # what is estimated is then known
@@ -332,19 +334,15 @@ print("done")
 """
 
 
-def messages(environment, metadata, monkeypatch, before=""):
-    """What a kernel with this environment sends while a request with this metadata runs CELL: (type, data)."""
-    from jupyter_client.manager import KernelManager
+@pytest.fixture(scope="module")
+def kernel():
+    """A kernel, and what it sends while it runs a request with this metadata: (type, content) of each message."""
+    from jupyter_client.manager import start_new_kernel
 
-    manager = KernelManager(kernel_name="python3")
-    manager.kernel_spec.argv[0] = this_python()(kernel_name="python3").format_kernel_cmd()[0]
-    clean = {k: v for k, v in os.environ.items() if k not in ("LABUTILS_LIVE", "LABUTILS_RUN")}
-    manager.start_kernel(env=clean | environment)
-    client = manager.client()
-    try:
-        client.start_channels()
-        client.wait_for_ready(timeout=60)
-        content = {"code": before + CELL, "silent": False, "store_history": True, "user_expressions": {}}
+    manager, client = start_new_kernel(kernel_name="python3")
+
+    def messages(code, metadata):
+        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
         content |= {"allow_stdin": False, "stop_on_error": True}
         request = client.session.msg("execute_request", content, metadata=metadata)
         client.shell_channel.send(request)
@@ -355,13 +353,20 @@ def messages(environment, metadata, monkeypatch, before=""):
                 found.append((message["msg_type"], message["content"]))
                 if message["content"].get("execution_state") == "idle":
                     return found
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+
+    yield messages
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
 
 
 LAB = {"JPY_SESSION_NAME": "/notebooks/problem3.ipynb"}
-COLAB = "import sys, types; sys.modules['google.colab'] = types.ModuleType('google.colab')"
+COLAB = "import types; sys.modules['google.colab'] = types.ModuleType('google.colab')"
+ENVIRONMENT = """import os, sys
+sys.modules.pop("google.colab", None)
+for name in ("LABUTILS_LIVE", "LABUTILS_RUN", "JPY_SESSION_NAME", "VSCODE_PID"):
+    os.environ.pop(name, None)
+os.environ.update({})
+"""
 
 
 @pytest.mark.parametrize(
@@ -377,8 +382,8 @@ COLAB = "import sys, types; sys.modules['google.colab'] = types.ModuleType('goog
     ],
     ids=["lab", "vscode", "colab", "asked", "papermill", "run", "declined"],
 )
-def test_a_kernel_shows_frames_to_those_who_can_see_them(environment, metadata, before, count, monkeypatch):
-    found = messages(environment, metadata, monkeypatch, before)
+def test_a_kernel_shows_frames_to_those_who_can_see_them(environment, metadata, before, count, kernel):
+    found = kernel(ENVIRONMENT.format(environment) + before + CELL, metadata)
     errors = [content for kind, content in found if kind == "error"]
     assert not errors, errors
     pictures = [(kind, content) for kind, content in found if "image/png" in content.get("data", {})]
@@ -396,11 +401,10 @@ def test_a_notebook_executed_without_a_front_end_has_the_outputs_it_had(monkeypa
     from nbclient import NotebookClient
 
     monkeypatch.delenv("LABUTILS_LIVE", raising=False)
-    for name, value in LAB.items():
+    for name, value in LAB.items():  # inherited from the cell that started it
         monkeypatch.setenv(name, value)
-    outputs = []
-    for cell in (CELL, CELL.replace("with live.samples():", "if True:")):
-        notebook = new_notebook(cells=[new_code_cell(cell)])
-        NotebookClient(notebook, timeout=120, kernel_manager_class=this_python()).execute()
-        outputs.append([(o.output_type, list(o.get("data", {}))) for o in notebook.cells[0].outputs])
-    assert outputs[0] == outputs[1] and ("stream", []) in outputs[0]
+    without = CELL.replace("with live.samples():", "if True:")
+    notebook = new_notebook(cells=[new_code_cell(cell) for cell in (CELL, without)])
+    NotebookClient(notebook, timeout=120, kernel_manager_class=this_python()).execute()
+    here, there = ([(o.output_type, list(o.get("data", {}))) for o in cell.outputs] for cell in notebook.cells)
+    assert here == there and ("stream", []) in here
