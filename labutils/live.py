@@ -156,22 +156,29 @@ def reconstructions(
 
 
 def jsd(
-    p: Sampler, q: Sampler, exact: Float[Tensor, " members"], at: Float[Tensor, " members"], seed: int = 0
+    p: Sampler, q: Sampler, exact: Float[Tensor, " members"], at: Float[Tensor, " members"] | None = None, seed: int = 0
 ) -> contextlib.AbstractContextManager:
-    """For discriminators: the estimate of each on 500 fixed pairs against the exact divergence at φ = `at`."""
+    """For discriminators: the estimate of each on 500 fixed pairs, with the exact divergence.
+
+    at: the φ of each, to draw it over; else it is drawn over its number.
+    """
 
     def estimate(net: nn.Module) -> Tensor:
         draw = generator(seed, "live")
         return divergences.jsd_objective(net(p(500, draw)), net(q(500, draw)))
 
-    return _estimates(estimate, exact, at, ("φ  [unit of x]", "nats", "JSD, on samples held out"))
+    return _estimates(estimate, exact, at, ("nats", "JSD, on samples held out"))
 
 
 def wasserstein(
-    p: Sampler, q: Sampler, exact: Float[Tensor, " members"], at: Float[Tensor, " members"], lam: float = 10.0,
+    p: Sampler,
+    q: Sampler,
+    exact: Float[Tensor, " members"],
+    at: Float[Tensor, " members"] | None = None,
+    lam: float = 10.0,
     seed: int = 0,
-) -> contextlib.AbstractContextManager:  # fmt: skip
-    """For critics: gap − 2P of each on 500 fixed pairs against the exact distance at φ = `at`."""
+) -> contextlib.AbstractContextManager:
+    """For critics: gap − 2P of each on 500 fixed pairs, with the exact distance. at: as in `jsd`."""
 
     def estimate(net: nn.Module) -> Tensor:
         draw = generator(seed, "live")
@@ -179,7 +186,7 @@ def wasserstein(
         terms = divergences.wasserstein_objective(net, x, y, draw, lam, sample_dims=2)
         return terms.gap - 2 * terms.penalty
 
-    return _estimates(estimate, exact, at, ("φ  [unit of x]", "unit of x", "gap − 2P, on samples held out"))
+    return _estimates(estimate, exact, at, ("unit of x", "gap − 2P, on samples held out"))
 
 
 def density(
@@ -190,16 +197,23 @@ def density(
     def estimate(net: nn.Module) -> Tensor:
         return divergences.density_from_discriminator(divergences.logits_on_line(net, x)[0], log_f0)
 
-    return _estimates(estimate, exact, x, ("x", "1/unit of x", "f₀ D/(1 − D)"), line=True)
+    return _estimates(estimate, exact, x, ("1/unit of x", "f₀ D/(1 − D)"), line=True)
 
 
 def _estimates(
-    estimate: Callable[[nn.Module], Tensor], exact: Tensor, at: Tensor, labels: tuple[str, str, str], line: bool = False
+    estimate: Callable[[nn.Module], Tensor],
+    exact: Tensor,
+    at: Tensor | None,
+    labels: tuple[str, str],
+    line: bool = False,
 ) -> contextlib.AbstractContextManager:
+    unit, of = "nats" if line else labels[0], "x" if line else "φ  [unit of x]"  # a density's critic climbs to a JSD
+    if at is None:
+        at, of = torch.arange(1, len(exact) + 1), "number of the critic"
+
     def draw(net: nn.Module, history: History, total: int) -> Figure:
-        unit = "nats" if line else labels[1]  # a density's discriminator climbs to a JSD
         course = plots.Course("objective, mean", unit, total, {"": _line(history, "objective")})
-        return plots.frame_of_estimates(course, at, estimate(net), exact, labels, line)
+        return plots.frame_of_estimates(course, at, estimate(net), exact, (of, *labels), line)
 
     return figure(draw)
 
