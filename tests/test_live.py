@@ -229,6 +229,16 @@ def test_samples_are_of_the_average_from_the_same_codes(front_end, monkeypatch):
     assert 0 < moved < 0.002, "other codes would change everything"
 
 
+@pytest.mark.parametrize("train", [a_gan, a_vae, an_averaged_vae], ids=lambda train: train.__name__)
+def test_the_averaged_weights_are_drawn_where_there_are_any(train, front_end):
+    drawn = []
+    with live.figure(lambda model, *_: drawn.append(model)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is a picture here
+        (model, *_), _ = train()
+    assert [any(p.requires_grad for p in found.parameters()) for found in drawn] == [train is a_vae]
+    assert (drawn[0] is model) == (train is not an_averaged_vae)
+
+
 def test_reconstructions_and_curves_are_the_models_own(front_end, monkeypatch):
     drawn, ((model,), history) = frames(a_vae, monkeypatch)
     left, right = drawn[-1][0].axes
