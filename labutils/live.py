@@ -39,19 +39,20 @@ GUESS = 0.1  # seconds for the first frame
 def seen() -> bool:
     """Whether somebody may be looking: JupyterLab, Notebook 7, VS Code or Colab has sent this cell.
 
-    Those say which cell they execute, papermill, nbclient and nbval do not. LABUTILS_LIVE=1 or 0 in the environment
-    answers instead; ValueError for anything else in it.
+    Those say which cell they execute; papermill, nbclient and nbval do not. LABUTILS_LIVE=1 or 0 in the environment
+    answers instead, but never shows anything in a `labutils run`; ValueError for anything else in it.
     """
     asked = os.environ.get("LABUTILS_LIVE", "")
     if asked not in ("", "0", "1"):
         raise ValueError(
             f"LABUTILS_LIVE is {asked!r}; expected 1 to show trainings while they run, 0 not to, or nothing"
         )
-    if asked or not in_kernel() or "LABUTILS_RUN" in os.environ:
-        return asked == "1" and in_kernel()
+    if asked == "0" or not in_kernel() or "LABUTILS_RUN" in os.environ:
+        return False
     from IPython import get_ipython
 
-    return "google.colab" in sys.modules or "cellId" in get_ipython().parent_header.get("metadata", {})
+    sender = get_ipython().parent_header.get("metadata", {})
+    return asked == "1" or "google.colab" in sys.modules or "cellId" in sender
 
 
 @contextlib.contextmanager

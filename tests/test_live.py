@@ -399,7 +399,7 @@ os.environ.update({})
         ({}, {}, COLAB, 5),
         ({"LABUTILS_LIVE": "1"}, {}, "", 5),
         (LAB | {"VSCODE_PID": "1"}, {}, "", 0),  # nbclient, papermill or nbval, started from a cell or in VS Code
-        (LAB | {"LABUTILS_RUN": "1"}, {}, COLAB, 0),  # `!labutils run` on Colab
+        ({"LABUTILS_RUN": "1", "LABUTILS_LIVE": "1"}, {}, COLAB, 0),  # `!labutils run` on Colab
         (LAB | {"LABUTILS_LIVE": "0"}, {"cellId": "c11"}, "", 0),
     ],
     ids=["lab", "vscode", "colab", "asked", "papermill", "run", "declined"],
