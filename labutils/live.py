@@ -105,7 +105,7 @@ class _Frames:
 
     def clear(self) -> None:
         if self.display is not None:
-            self.display.update({}, raw=True)
+            self.display.update({"text/html": ""}, raw=True)  # takes no room, in any front end
 
 
 @contextlib.contextmanager

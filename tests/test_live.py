@@ -18,6 +18,7 @@ from labutils import distributions, divergences, gan, live, plots, training, vae
 from labutils.commands.run import this_python
 
 g = training.generator
+EMPTY = {"text/html": ""}  # what is left of a figure that went away
 
 
 class Display:
@@ -154,7 +155,7 @@ def test_a_watched_training_gives_the_same_bits(train, front_end):
     assert not front_end.shown
     with WATCHED[train]():
         after = result(train())
-    assert len(front_end.shown) == 9 + 2 + 1 and front_end.shown[-1] == {}, "frames, and none in the end"
+    assert len(front_end.shown) == 9 + 2 + 1 and front_end.shown[-1] == EMPTY, "frames, and none in the end"
     assert after == before
 
 
@@ -170,10 +171,10 @@ def test_one_that_was_interrupted_goes_on_to_the_same_bits_and_leaves_its_last_f
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), WATCHED[train]():
         patch.setattr(torch.optim.Adam, "step", interrupting(torch.optim.Adam.step, at=25))
         train(checkpoint=tmp_path / "c.pt")
-    assert front_end.shown and {} not in front_end.shown, "it stands"
+    assert front_end.shown and EMPTY not in front_end.shown, "it stands"
     with WATCHED[train]():
         assert result(train(checkpoint=tmp_path / "c.pt")) == whole
-    assert front_end.shown[-1] == {}
+    assert front_end.shown[-1] == EMPTY
 
 
 def interrupting(real, at):
@@ -415,7 +416,7 @@ def test_a_kernel_shows_frames_to_those_who_can_see_them(environment, metadata, 
     if count:
         ids = {content["transient"]["display_id"] for _, content in pictures}
         last = [content for kind, content in found if kind == "update_display_data"][-1]
-        assert len(ids) == 1 and last["data"] == {} and last["transient"]["display_id"] in ids, "cleared at its end"
+        assert len(ids) == 1 and last["data"] == EMPTY and last["transient"]["display_id"] in ids, "cleared at its end"
         assert pictures[0][1]["metadata"]["image/png"] == {"width": 750, "alt": "the training after 1 of 6 steps"}
 
 
