@@ -101,7 +101,7 @@ def frame_of_estimates(
         low, high = min(0.0, exact.min().item()), exact.max().item()
         ax.set(xlabel=labels[0], ylabel=labels[1], title=labels[2])
         ax.set_ylim(low - 0.1 * (high - low), high + 0.45 * (high - low))  # a young critic's values may lie anywhere
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=not x.is_floating_point()))
         ax.legend(loc="upper center", ncols=2)
     return fig
 
