@@ -49,10 +49,11 @@ def seen() -> bool:
         )
     if asked == "0" or not in_kernel() or "LABUTILS_RUN" in os.environ:
         return False
+    if asked == "1" or "google.colab" in sys.modules:
+        return True
     from IPython import get_ipython
 
-    sender = get_ipython().parent_header.get("metadata", {})
-    return asked == "1" or "google.colab" in sys.modules or "cellId" in sender
+    return "cellId" in get_ipython().parent_header.get("metadata", {})
 
 
 @contextlib.contextmanager
