@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +62,70 @@ def show(fig: Figure, folder: Path, name: str, caption: str) -> None:
 
     png = (folder / f"{name}.png").read_bytes()
     display(Image(data=png, width=int(fig.get_figwidth() * DPI / 2), alt=caption), Markdown(f"*{caption}*"))
+
+
+# --- a training while it runs -----------------------------------------------------------------------
+
+
+class Course(NamedTuple):
+    """A training so far. lines: name → (steps, values), in `unit`; total: how many steps there will be."""
+
+    title: str
+    unit: str
+    total: int
+    lines: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def frame_of_images(course: Course, rows: list[tuple[str, Tensor]], columns: int = 8) -> Figure:
+    """A training's course, and beside it what its model draws: (name, images) in [0, 1], `columns` of them a row."""
+    fig, ax = _frame(course, (0.49, 0.04, 0.5, 0.83))
+    with lab_style():
+        images = torch.cat([images for _, images in rows])
+        _draw(ax, tile(images, columns))
+        ax.set_anchor("NE")
+        pitch, ends = images.shape[-1] + 2, np.cumsum([0] + [len(images) / columns for _, images in rows])
+        ax.set_yticks(pitch * (ends[:-1] + ends[1:]) / 2 - 1, [name for name, _ in rows])
+        ax.tick_params(length=0)
+        ax.set_title("drawn by now, from the same codes")
+    return fig
+
+
+def frame_of_estimates(
+    course: Course, x: Tensor, found: Tensor, exact: Tensor, labels: tuple[str, str, str], line: bool = False
+) -> Figure:
+    """A training's course, and beside it an estimate at each x with the exact value. labels: of x, of y, title."""
+    fig, ax = _frame(course, (0.5, 0.2, 0.485, 0.67))
+    with lab_style():
+        ax.plot(x, exact, "-" if line else "_", color=BLACK, markersize=9, alpha=0.5, linewidth=3, label="exact")
+        ax.plot(x, found, "-" if line else "o", color=BLUE, linewidth=1.4, label="by now")
+        low, high = min(0.0, exact.min().item()), exact.max().item()
+        ax.set(xlabel=labels[0], ylabel=labels[1], title=labels[2])
+        ax.set_ylim(low - 0.1 * (high - low), high + 0.45 * (high - low))  # a young critic's values may lie anywhere
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=not x.is_floating_point()))
+        ax.legend(loc="upper center", ncols=2)
+    return fig
+
+
+def _frame(course: Course, place: tuple[float, float, float, float]) -> tuple:
+    """A small figure, the course at its left, and empty axes at `place`: finding a layout would cost a drawing more."""
+    with lab_style():
+        fig = Figure(figsize=(7.5, 2.5))
+        ax = fig.add_axes((0.1, 0.2, 0.29, 0.67))
+        late = [np.empty(0)]
+        for (name, (steps, values)), color, look in zip(course.lines.items(), (SKY, BLUE), (".-", "o"), strict=False):
+            ax.plot(steps, values, look, color=color, label=name)
+            late.append(values[len(values) // 5 :])  # the first ones would leave no room for the others
+        if len(late := np.concatenate(late)):
+            room = 0.1 * (np.ptp(late) or abs(late[0]) or 1.0)
+            ax.set_ylim(late.min() - room, late.max() + room)
+        else:
+            ax.set_yticks([])
+        if len(course.lines) > 1:
+            ax.legend(loc="lower right")
+        ax.set(title=course.title, xlabel="step", ylabel=course.unit, xlim=(0, course.total))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.yaxis.set_label_coords(-0.26, 0.5)  # of its axes: clear of any number
+        return fig, fig.add_axes(place)
 
 
 # --- problem 1 --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ class _Relay:
 
 def progress(total: int, desc: str, initial: int = 0) -> tqdm:
     """One progress bar: in place in a notebook or a terminal, a plain line every 30 s anywhere else."""
-    kernel, terminal = _in_kernel(), sys.stderr.isatty()
+    kernel, terminal = in_kernel(), sys.stderr.isatty()
     stream: Any = _CellLine() if kernel else sys.stderr if terminal else _PlainLines()
     if path := os.environ.get("LABUTILS_PROGRESS"):
         stream = _Relay(stream, Path(path))
@@ -186,7 +187,8 @@ def progress(total: int, desc: str, initial: int = 0) -> tqdm:
     )
 
 
-def _in_kernel() -> bool:
+def in_kernel() -> bool:
+    """Whether this is a notebook's kernel, whoever asks it to execute."""
     if "ipykernel" not in sys.modules:
         return False
     from IPython import get_ipython
@@ -265,6 +267,20 @@ class History:
             known = sorted({key for row in self.rows for key in row} - {"step"})
             raise KeyError(f"history has no {name!r}; it has {', '.join(known) or 'nothing yet'}")
         return np.array([r["step"] for r in rows]), np.array([r[name] for r in rows])
+
+
+Watch = Callable[[Mapping[str, Any], History, int, int], None]  # parts, history so far, steps done, steps in all
+_watch: ContextVar[Watch] = ContextVar("watch", default=lambda *_: None)
+
+
+@contextlib.contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Every `fit` inside the block calls `watch` after each step. It may look and take its time, but change nothing."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 @contextlib.contextmanager
@@ -369,6 +385,7 @@ def fit(
             if stop:
                 _say_where_it_stopped(desc, done, total_steps, checkpoint)
                 raise KeyboardInterrupt
+            _watch.get()(parts, history, done, total_steps)
     return history
 
 

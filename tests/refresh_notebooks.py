@@ -9,6 +9,7 @@ nbval passes a checked cell without a count in silence.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -42,5 +43,6 @@ def refresh(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["LABUTILS_LIVE"] = "0"  # whoever calls may like to watch; stored outputs do not
     for name in sys.argv[1:] or parameters.notebooks(NOTEBOOKS).values():
         refresh(Path(name))

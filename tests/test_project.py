@@ -30,7 +30,7 @@ COMMANDS = [
     {"grade_answers", "grade_worker"},
 ]
 LAYERS = [
-    {"keynumbers", "checks", "plots", "parameters"},
+    {"keynumbers", "checks", "plots", "live", "parameters"},
     {"exercises"},
     {"exercises_divergences", "exercises_vae", "exercises_images"},
     {"marking"},

@@ -161,6 +161,15 @@ def test_evaluation_runs_where_asked_and_at_the_end():
     assert history.column("valid")[0].tolist() == [4, 8, 10]
 
 
+def test_a_training_is_watched_after_each_step_inside_the_block_alone():
+    seen = []
+    with training.watching(lambda parts, history, done, total: seen.append((done, total, len(history.rows)))):
+        weights, history = toy(total=10)
+    again, same = toy(total=10)
+    assert seen == [(done, 10, done // 7 + done // 10) for done in range(1, 11)]
+    assert torch.equal(weights, again) and history.rows == same.rows
+
+
 @pytest.mark.parametrize("at", [0, 17, 39])
 def test_nan_stops_and_names_the_step(at):
     with pytest.raises(TrainingDiverged, match=f"loss is nan at step {at};"):
