@@ -24,7 +24,7 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 CELLS = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell"
-IDLE = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status=idle]"
+IDLE = "#jp-main-statusbar >> text=/[|] Idle$/"  # the circle beside the kernel's name is empty before there is one, too
 # A run is over when a cell has been waiting for the kernel, none is any more and the kernel is idle. An observer
 # misses no moment, as looking now and then would in a short run.
 WATCH = """() => {
@@ -140,14 +140,14 @@ class Lab:
 @dataclass
 class Opened:
     page: object
-    elsewhere: list[str] = field(default_factory=list)
+    elsewhere: set[str] = field(default_factory=set)
 
     def __post_init__(self):
         self.page.on("request", self._note)
 
     def _note(self, request) -> None:
         if not request.url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")):
-            self.elsewhere.append(request.url)
+            self.elsewhere.add(request.url)
 
     def run_all(self) -> list[dict]:
         """Run all cells, as the menu does; then what each shows."""
@@ -164,6 +164,6 @@ class Opened:
         return self._seen()
 
     def _seen(self) -> list[dict]:
-        self.page.wait_for_function("() => window.over()", timeout=300_000)
+        self.page.wait_for_function("() => window.over()", timeout=200_000)
         self.page.wait_for_selector(IDLE, timeout=60_000)
         return self.page.locator(CELLS).evaluate_all(SEEN)
