@@ -9,9 +9,9 @@ import pytest
 
 from . import lab
 
-# Where the system has none of these, Playwright's own is used, if it has been fetched.
+# Where the machine has none of these, Playwright's own is used, if it has been fetched (see the Makefile).
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-INSTALL = "apt-get install chromium, or .venv/bin/playwright install chromium"
+INSTALL = "apt-get install chromium, or put another Chromium or Chrome on the PATH"
 # Root may start it only without its sandbox; the other flags keep it from calling home.
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
