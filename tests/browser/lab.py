@@ -54,6 +54,29 @@ SEEN = """(cells) => cells.map((cell) => {
     };
 })"""
 
+# Every picture that has stood below a cell, if only for a moment.
+COLLECT = """() => {
+    window.frames_seen = new Set();
+    new MutationObserver(() => document.querySelectorAll(".jp-OutputArea img").forEach((e) => frames_seen.add(e.src)))
+        .observe(document.querySelector(".jp-Notebook"), {subtree: true, childList: true, attributes: true});
+}"""
+# From a key on a slider's handle to the moment when a picture of its cell is another and has been decoded.
+TIME = """(handle) => {
+    const cell = handle.closest(".jp-Cell");
+    const pictures = () => [...cell.querySelectorAll(".jp-OutputArea img")].map((e) => e.src).join();
+    handle.addEventListener("keydown", () => {
+        const before = pictures(), start = performance.now();
+        window.milliseconds = null;
+        const look = new MutationObserver(async () => {
+            if (pictures() === before) return;
+            look.disconnect();
+            await Promise.all([...cell.querySelectorAll("img")].map((e) => e.decode().catch(() => null)));
+            window.milliseconds = performance.now() - start;
+        });
+        look.observe(cell, {subtree: true, childList: true, attributes: true});
+    }, {capture: true});
+}"""
+
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
@@ -162,6 +185,17 @@ class Opened:
         self.page.locator("[data-command='notebook:restart-run-all']").first.click()
         self.page.get_by_role("button", name="Confirm Kernel Restart").click()
         return self._seen()
+
+    def press(self, handle, key: str, times: int) -> list[float]:
+        """Milliseconds from each press of `key` on a slider's handle to another picture in its cell."""
+        handle.evaluate(TIME)
+        handle.focus()
+        found = []
+        for _ in range(times):
+            self.page.keyboard.press(key)
+            self.page.wait_for_function("() => window.milliseconds !== null", timeout=10_000)
+            found.append(self.page.evaluate("window.milliseconds"))
+        return found
 
     def _seen(self) -> list[dict]:
         self.page.wait_for_function("() => window.over()", timeout=200_000)
