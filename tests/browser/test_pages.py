@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from labutils.commands import grade, report
+from labutils.commands import cli, grade, report
 
 from . import pages
 
@@ -53,6 +54,20 @@ def test_the_page_that_a_student_gets(tmp_path, chromium):
     path = tmp_path / "feedback.html"
     path.write_text(grade.page(record, ["lower_bound"]), encoding="utf-8")
     assert pages.wrong(chromium, path.as_uri()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["slides", "site", "explore"])
+def test_the_pages_for_a_class(what, tmp_path, chromium):
+    """As they come from `labutils teach slides|site|explore`."""
+    if what not in cli.teach.commands:
+        pytest.skip(f"this package has no `labutils teach {what}`")
+    done = CliRunner().invoke(cli.main, ["teach", what, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    made = sorted(tmp_path.rglob("*.html"))
+    assert made
+    found = {page.name: pages.wrong(chromium, page.as_uri()) for page in made}
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 # A mistake of each kind, and a word of what is said of it.
