@@ -198,6 +198,6 @@ class Opened:
         return found
 
     def _seen(self) -> list[dict]:
-        self.page.wait_for_function("() => window.over()", timeout=200_000)
+        self.page.wait_for_function("() => window.over()", timeout=400_000)
         self.page.wait_for_selector(IDLE, timeout=60_000)
         return self.page.locator(CELLS).evaluate_all(SEEN)
