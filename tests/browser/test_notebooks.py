@@ -158,7 +158,7 @@ def picture(value):
 
 slider = ipywidgets.IntSlider(0, 0, 10, continuous_update=False)
 shown = ipywidgets.Image(value=picture(0))
-slider.observe(lambda change: setattr(shown, "value", picture(change["new"])), "value")
+slider.observe(lambda change, of=picture, to=shown: setattr(to, "value", of(change["new"])), "value")
 ipywidgets.VBox([slider, shown])
 """
 
