@@ -10,6 +10,10 @@ OUT ?= runs/cpu
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 quoted = '$(subst ','\'',$(1))'
 
+# The machine's Chromium or Chrome; where there is none, Playwright's own is fetched, into the environment.
+chromium = which chromium chromium-browser google-chrome google-chrome-stable 2>/dev/null | grep -q .
+export PLAYWRIGHT_BROWSERS_PATH := 0
+
 ifneq ($(words $(VENV)),1)
 $(error VENV is "$(VENV)"; make knows no blanks in the name of what it makes: choose a folder without)
 endif
@@ -21,7 +25,10 @@ lab: $(VENV)/.lab
 
 test: $(VENV)/.test
 	$(VENV)/bin/ruff check .
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadscope --ignore tests/browser tests
+	@echo "JupyterLab and the pages, in a real browser, alone: what waits for a picture measures time"
+	@$(chromium) || $(VENV)/bin/playwright install chromium >/dev/null 2>&1 || echo "No Chromium, and none to be fetched"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --durations=5 tests/browser
 	@echo "The notebooks, every cell, against their stored outputs (minutes: they train)"
 	$(VENV)/bin/python -m pytest --nbval-lax --nbval-current-env -x -v --durations=5 notebooks
 	@echo "The whole lab through papermill, smoke profile"
@@ -71,7 +78,7 @@ $(VENV)/.lab: pyproject.toml $(VENV)/.python
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.lab
-	$(PIP) install -e '.[test,teach]'
+	$(PIP) install -e '.[test,teach,jupyter,browser]'
 	@touch $@
 
 $(VENV)/.jupyter: $(VENV)/.lab

@@ -124,7 +124,9 @@ def test_make_lab_runs_the_lab():
 def test_make_test_is_what_the_integration_runs():
     said = dry("test")
     assert (
-        "none/bin/python -m pytest -n 2 --dist loadscope tests\n" in said
+        "none/bin/python -m pytest -n 2 --dist loadscope --ignore tests/browser tests\n" in said
+        and "none/bin/python -m pytest --durations=5 tests/browser\n" in said
+        and "install -e '.[test,teach,jupyter,browser]'" in said
         and "--nbval-lax --nbval-current-env -x -v --durations=5 notebooks" in said
     )
     assert re.search(r'none/bin/labutils run --profile smoke --out ".*/smoke"\n', said)
