@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from scipy.linalg import eigh
+from scipy.linalg import eigvalsh
 from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
@@ -219,23 +219,18 @@ def _not_negative(distance: float) -> float:
 
 
 def _covariance_distance(p: Matrix, q: Matrix) -> float:
-    """Tr(p + q − 2(pq)^½), from the eigenvalues of pq, those of the symmetric LᵀpL where q = LLᵀ.
-
-    An eigenvalue is off by about ε‖p‖‖q‖, a root by at most the root of that, in sum some 1e-9 of the traces even for
-    nearly singular matrices. Where one is singular, or comes out negative, roots of the matrices are used instead.
-    """
-    try:
-        squares = eigh(p, q, type=2, eigvals_only=True, driver="gv", check_finite=False)
-    except np.linalg.LinAlgError:
-        squares = np.zeros(1)
-    if squares[0] > 0:
-        return np.trace(p) + np.trace(q) - 2 * np.sqrt(squares).sum()
+    """Tr(p + q − 2(pq)^½)."""
     return _root_distance(covariance_root(p), covariance_root(q))
 
 
 def _root_distance(a: Matrix, b: Matrix) -> float:
-    """The same from any roots, p = aaᵀ and q = bbᵀ: pq has the eigenvalues of (aᵀb)(aᵀb)ᵀ, so Tr(pq)^½ = ‖aᵀb‖_*."""
-    nuclear = np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    """The same from any roots, p = aaᵀ and q = bbᵀ: pq has the eigenvalues of MMᵀ, M = aᵀb, so Tr(pq)^½ = ‖M‖_*.
+
+    A third of the time of M's singular values. An eigenvalue is off by about ε‖M‖², its root by at most √ε‖M‖, and
+    only where it is as good as zero: in sum some 1e-9 of the traces.
+    """
+    product = a.T @ b if a.shape[1] <= b.shape[1] else b.T @ a
+    nuclear = np.sqrt(eigvalsh(product @ product.T, check_finite=False).clip(min=0)).sum()
     return np.vdot(a, a) + np.vdot(b, b) - 2 * nuclear
 
 
