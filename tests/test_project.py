@@ -116,7 +116,7 @@ def test_the_package_is_thin_and_public_things_are_documented():
     # the list of exercises.
     material = sum(n for path, n in lines.items() if path.stem.startswith("exercises_"))
     assert material < 2100
-    # As much again and half was meant for notebooks, report and ledger; the classroom's wing (editions, grading, slides,
+    # As much again and half was meant for notebooks, report and ledger; the classroom (editions, grading, slides,
     # sliders, site) came after and has the other half.
     assert sum(lines.values()) - methods - material < 2800 * 2
     for path in everything:
