@@ -43,7 +43,7 @@ WITH_ERROR = rf"({NUMBER}(?: ± {NUMBER})?)"
 
 @dataclass
 class Slide:
-    """html, notes: as HTML. start: minutes of the lecture gone before it. figures: `<img …>`, set apart from the text."""
+    """html, notes: as HTML. start: minutes of the lecture gone before it. figures: each an `<img …>`."""
 
     title: str
     cell: str
@@ -73,7 +73,9 @@ class Source:
     def printed(self, id: str, pattern: str) -> str:
         """The number in the outputs of a cell where `pattern` has {}, with its ± if one follows; * is any number."""
         outputs = self.cell(id).get("outputs", [])
-        text = "\n".join(o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "") for o in outputs)
+        text = "\n".join(
+            o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "") for o in outputs
+        )
         regex = r"\s+".join(map(re.escape, pattern.split())).replace(r"\{\}", WITH_ERROR).replace(r"\*", NUMBER)
         found = set(re.findall(regex, text))
         if len(found) != 1:
@@ -96,12 +98,11 @@ class Source:
         if not found:
             raise ValueError(f"{self.name}, cell {id} has no table")
         lines = [re.findall("<t[hd].*?>(.*?)</t[hd]>", line) for line in re.findall("<tr>(.*?)</tr>", found[0])]
-        head, *body = ([line[k] for k in columns or range(len(line))] for line in lines)
-        body = [line for line in body if re.search(rows, html.unescape(line[0]))]
+        body = [line for line in lines[1:] if re.search(rows, html.unescape(line[0]))]
         if not body:
             raise ValueError(f"{self.name}, cell {id}: no row of its table has {rows!r}")
-        parts = [_row("th", head)] + [_row("td", line) for line in body]
-        return f"<table>{''.join(parts)}</table>"
+        head, *body = ([line[k] for k in columns or range(len(line))] for line in (lines[0], *body))
+        return f"<table>{''.join([_row('th', head), *(_row('td', line) for line in body)])}</table>"
 
     def mistakes(self, exercise: str) -> str:
         """What goes wrong in an exercise, for the notes."""
