@@ -325,6 +325,29 @@ def make_slides(out: Path) -> None:
         raise click.UsageError(str(error)) from None
 
 
+@teach.command("site")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("course/site"),
+              show_default=True, help="Folder for the pages.")  # fmt: skip
+@click.option("--run", "of_run", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="The run whose report it has.  [default: the published one]")  # fmt: skip
+@click.pass_context
+def make_site(context: click.Context, out: Path, of_run: Path | None) -> None:
+    """Write static pages: the notebooks as executed, the report, slides, a glossary, search.
+
+    They work from a folder and from any path of a server; open index.html.
+    """
+    from . import site
+
+    explore = teach.commands.get("explore")
+    try:
+        if explore:
+            context.invoke(explore, out=out)
+        for path in site.build(out, of_run):
+            click.echo(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
 @main.group()
 def data() -> None:
     """The lab's data sets."""

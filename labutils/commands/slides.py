@@ -155,7 +155,7 @@ def markdown(text: str) -> str:
 
 
 def template(name: str) -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(WEB)
+    loader = jinja2.FileSystemLoader([WEB, WEB.parent])
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals["npm"] = npm.text
     return environment.get_template(name)
