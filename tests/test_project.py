@@ -24,7 +24,7 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 # The top comes first; a module may import from layers below its own, and from its own layer.
 COMMANDS = [
     {"cli"},
-    {"address", "publish"},
+    {"address", "publish", "site"},
     {"report", "grade", "nbgrader", "slides"},
     {"run", "doctor", "remake", "score", "teach", "grade_alike", "grade_package", "grade_process", "grade_submissions"},
     {"grade_answers", "grade_worker", "npm"},
