@@ -66,12 +66,10 @@ def test_the_pages_for_a_class(what, tmp_path, chromium):
     assert done.exit_code == 0, done.output
     made = sorted(tmp_path.rglob("*.html"))
     assert made
-    if what == "site":  # decks, report and explore page are looked at as what they are; sources are alike
-        pages_of_site = ("index", "glossary", "search", "estimates")
+    if what == "site":  # decks, report and explore page are looked at as what they are, and sources are alike
+        names = {"index", "glossary", "search", "estimates"}
         made = [
-            page
-            for page in made
-            if page.stem in pages_of_site or (page.parent.name == "out" and "problem" in page.stem)
+            page for page in made if page.stem in names or (page.stem[:7] == "problem" and page.parent.name == "out")
         ]
         assert len(made) == 7
     found = {page.name: pages.wrong(chromium, page.as_uri()) for page in made}
