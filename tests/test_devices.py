@@ -99,6 +99,7 @@ def weights(*models):
 
 def mean_losses():
     """A reader's own: critic and generator."""
+
     def of_critic(critic, real, fake, epsilon):
         return gan.critic_loss(critic, real, fake, epsilon.flatten()).loss
 
@@ -160,7 +161,9 @@ def walks(device):
 def read_features(device):
     network = features.load().to(device)
     split = data.Split(BYTES, torch.zeros(len(BYTES), dtype=torch.int64))
-    return torch.cat([features.extract(network, BYTES).flatten(), torch.tensor([features.accuracy(network, split).value])])
+    return torch.cat(
+        [features.extract(network, BYTES).flatten(), torch.tensor([features.accuracy(network, split).value])]
+    )
 
 
 LOOPS = {
@@ -250,4 +253,4 @@ def test_every_cell_of_a_notebook_computes_elsewhere(name, tmp_path, monkeypatch
 def test_problem_1_never_asks_for_the_device():
     path = parameters.notebooks_folder() / "problem1_divergences.ipynb"
     source = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
-    assert "run.device" not in source and "cuda" not in source.replace('[auto, cpu, cuda]', "")
+    assert "run.device" not in source and "cuda" not in source.replace("[auto, cpu, cuda]", "")

@@ -171,9 +171,20 @@ def of_readme():
     return text.split(BEGIN)[0] + text.split(END)[1], known
 
 
-TEXTS = {"README": of_readme} | {
-    path.stem: lambda path=path: of_notebook(path) for path in sorted((ROOT / "notebooks").glob("problem*.ipynb"))
-}
+def of_deck(path):
+    """(a deck's text, without what it takes from the notebook and the notebook's facts; the notebook's numbers)."""
+    _, known = of_notebook(ROOT / "notebooks" / f"{path.stem}.ipynb")
+    text = re.sub(r"<<.*?>>|\{#.*?min\}", " ", path.read_text(encoding="utf-8"))
+    for phrase in FACTS[path.stem]:
+        text = text.replace(phrase, " ")
+    return text, known
+
+
+TEXTS = {"README": of_readme}
+for notebook in sorted((ROOT / "notebooks").glob("problem*.ipynb")):
+    TEXTS[notebook.stem] = lambda path=notebook: of_notebook(path)
+    deck = ROOT / "labutils" / "commands" / "slides" / f"{notebook.stem}.md"
+    TEXTS[f"slides of {notebook.stem}"] = lambda path=deck: of_deck(path)
 texts = pytest.mark.parametrize("name", TEXTS)
 
 

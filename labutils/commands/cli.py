@@ -276,7 +276,7 @@ def address(url: str) -> None:
 @main.group(invoke_without_command=True)
 @click.pass_context
 def teach(context: click.Context) -> None:
-    """Say where the teacher's page lies and what the notebooks ask; `build` makes the editions."""
+    """Say where the teacher's page lies and what the notebooks ask; the commands below make what a class needs."""
     from .. import exercises
     from . import teach as teaching
 
@@ -304,6 +304,47 @@ def build_editions(out: Path, nbgrader: Path | None) -> None:
             for path in course.write(nbgrader):
                 click.echo(path)
     except (ValueError, ParameterError) as error:
+        raise click.UsageError(str(error)) from None
+
+
+@teach.command("slides")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("course/slides"),
+              show_default=True, help="Folder for the decks.")  # fmt: skip
+def make_slides(out: Path) -> None:
+    """Write a deck of slides for a lecture on each notebook: one HTML file each, which needs no network.
+
+    Keys in a deck: S opens the speaker's notes, F fills the screen, ESC shows all slides. To print one, add ?print-pdf
+    to its address.
+    """
+    from . import slides
+
+    try:
+        for path in slides.build(out):
+            click.echo(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@teach.command("site")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("course/site"),
+              show_default=True, help="Folder for the pages.")  # fmt: skip
+@click.option("--run", "of_run", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="The run whose report it has.  [default: the published one]")  # fmt: skip
+@click.pass_context
+def make_site(context: click.Context, out: Path, of_run: Path | None) -> None:
+    """Write static pages: the notebooks as executed, the report, slides, a glossary, search.
+
+    They work from a folder and from any path of a server; open index.html.
+    """
+    from . import site
+
+    explore = teach.commands.get("explore")
+    try:
+        if explore:
+            context.invoke(explore, out=out)
+        for path in site.build(out, of_run):
+            click.echo(path)
+    except ValueError as error:
         raise click.UsageError(str(error)) from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from labutils.commands import cli, grade, report
+from labutils.commands import cli, grade, report, site
 
 from . import pages
 
@@ -66,8 +66,38 @@ def test_the_pages_for_a_class(what, tmp_path, chromium):
     assert done.exit_code == 0, done.output
     made = sorted(tmp_path.rglob("*.html"))
     assert made
+    if what == "site":  # decks, report and explore page are looked at as what they are, and sources are alike
+        names = {"index", "glossary", "search", "estimates"}
+        made = [
+            page for page in made if page.stem in names or (page.stem[:7] == "problem" and page.parent.name == "out")
+        ]
+        assert len(made) == 7
     found = {page.name: pages.wrong(chromium, page.as_uri()) for page in made}
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.slow
+def test_a_word_is_found_and_leads_to_its_section(tmp_path, chromium):
+    """From a folder, with the keyboard, as a reader does it."""
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    shutil.copy(ROOT / "notebooks" / "problem2_vae.ipynb", notebooks)
+    list(site.build(tmp_path / "out", folder=notebooks))
+    with pages.opened(chromium, (tmp_path / "out" / "index.html").as_uri()) as watched:
+        page = watched.page
+        page.get_by_label("Search").fill("effective samp")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/search.html?q=effective+samp")
+        found = page.locator("#found a").all_inner_texts()
+        assert "6 · Is K = 200 enough?" in found and "1 · The bound" not in found
+        assert page.locator("#count").inner_text() == f"{len(found)} places"
+        page.get_by_label("All pages").fill("no such word")
+        assert page.locator("#count").inner_text() == "0 places" and page.locator("#found a").count() == 0
+        page.get_by_label("All pages").fill("posterior")
+        page.get_by_role("link", name="6 · Is K = 200 enough?").click()
+        page.wait_for_selector("mjx-container")
+        assert page.evaluate("document.getElementById(location.hash.slice(1)).innerText").startswith("6 · Is K")
+        assert watched.complaints == []
 
 
 # A mistake of each kind, and a word of what is said of it.
