@@ -25,7 +25,8 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 COMMANDS = [
     {"cli"},
     {"address", "publish", "site"},
-    {"report", "grade", "nbgrader", "slides"},
+    {"report", "grade", "nbgrader", "explore"},
+    {"slides"},
     {"run", "doctor", "remake", "score", "teach", "grade_alike", "grade_package", "grade_process", "grade_submissions"},
     {"grade_answers", "grade_worker", "npm"},
 ]

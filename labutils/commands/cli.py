@@ -325,6 +325,19 @@ def make_slides(out: Path) -> None:
         raise click.UsageError(str(error)) from None
 
 
+@teach.command("explore")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("course"),
+              show_default=True, help="Folder for the page.")  # fmt: skip
+def make_explore(out: Path) -> None:
+    """Write explore.html: walks through the codes of the shipped models with sliders, in one file without a network."""
+    from . import explore
+
+    try:
+        click.echo(explore.build(out))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
 @teach.command("site")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("course/site"),
               show_default=True, help="Folder for the pages.")  # fmt: skip
@@ -338,10 +351,8 @@ def make_site(context: click.Context, out: Path, of_run: Path | None) -> None:
     """
     from . import site
 
-    explore = teach.commands.get("explore")
     try:
-        if explore:
-            context.invoke(explore, out=out)
+        context.invoke(make_explore, out=out)
         for path in site.build(out, of_run):
             click.echo(path)
     except ValueError as error:

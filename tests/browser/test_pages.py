@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from labutils.commands import cli, grade, report, site
+from labutils.commands import cli, explore, grade, report, site
 
 from . import pages
 
@@ -97,6 +98,40 @@ def test_a_word_is_found_and_leads_to_its_section(tmp_path, chromium):
         page.get_by_role("link", name="6 · Is K = 200 enough?").click()
         page.wait_for_selector("mjx-container")
         assert page.evaluate("document.getElementById(location.hash.slice(1)).innerText").startswith("6 · Is K")
+        assert watched.complaints == []
+
+
+# From a key on a slider to the frame after the one in which its picture was set.
+TIMED = """() => {
+    window.times = [];
+    let pressed = 0;
+    document.addEventListener("keydown", () => { pressed = performance.now(); }, true);
+    document.addEventListener("input", (event) => event.target.type === "range" && requestAnimationFrame(
+        () => requestAnimationFrame(() => window.times.push(performance.now() - pressed))));
+}"""
+
+
+@pytest.mark.slow
+def test_the_explore_page_is_moved_by_keyboard(tmp_path, chromium):
+    with pages.opened(chromium, explore.build(tmp_path).as_uri()) as watched:
+        page = watched.page
+        page.evaluate(TIMED)
+        for view in page.locator(".view").all():
+            slider, frame, said = view.get_by_role("slider"), view.get_by_role("img").last, view.locator("output")
+            look = "(frame) => getComputedStyle(frame).backgroundPosition"
+            slider.focus()
+            for _ in range(6):
+                before, seen = (frame.evaluate(look), said.inner_text()), page.evaluate("window.times.length")
+                page.keyboard.press("ArrowLeft")
+                page.wait_for_function("(seen) => window.times.length > seen", arg=seen)
+                after = frame.evaluate(look), said.inner_text()
+                assert before[0] != after[0] and before[1] != after[1]
+            assert slider.get_attribute("aria-valuetext") == said.inner_text()
+            caption, label = view.locator("figcaption").last.inner_text(), view.locator("select").last
+            label.select_option(index=2)
+            assert view.locator("figcaption").last.inner_text() != caption
+        times = page.evaluate("window.times")
+        assert len(times) == 18 and statistics.median(times) <= 150 and max(times) <= 400, times
         assert watched.complaints == []
 
 
