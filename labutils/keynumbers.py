@@ -138,11 +138,36 @@ def peak_memory() -> int | None:
     return round(most / (2**20 if sys.platform == "darwin" else 2**10))  # bytes there, KiB elsewhere
 
 
+COLAB_DRIVE = Path("/content/drive")
+
+
+def on_drive(notebook: str, values: Mapping[str, Any]) -> Path | None:
+    """A folder of the reader's Drive on Colab, where it is mounted: it outlives the session. Elsewhere None.
+
+    Each set of parameters has its own, so that a training goes on from its checkpoint exactly when it is the same one.
+    """
+    if "google.colab" not in sys.modules or not (COLAB_DRIVE / "MyDrive").is_dir():
+        return None
+    same = {name: value for name, value in values.items() if name not in ("device", "data_dir", "out_dir")}
+    key = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+    return COLAB_DRIVE / "MyDrive" / "labutils" / f"{notebook.split('_')[0]}-{values['profile']}-{key}"
+
+
+def _of_colab(run: Run) -> str:
+    """What a reader on Colab should know of where the results lie, if anything."""
+    if "google.colab" not in sys.modules or run.parameters["out_dir"]:
+        return ""
+    if run.out_dir.is_relative_to(COLAB_DRIVE.resolve()):
+        return "a session that dies goes on from there; for another folder set out_dir, for a passing one to /tmp/lab"
+    mount = "from google.colab import drive; drive.mount('/content/drive')"
+    return f"to keep trainings when this session dies, mount your Drive and execute this cell again: {mount}"
+
+
 class Run:
     """One execution of one notebook: its checked parameters, its device and folders, its ledger.
 
-    out_dir is the folder of `labutils run`; when the parameter is empty, a temporary one that goes with the
-    kernel, so that reading a notebook leaves nothing behind.
+    out_dir is the folder of `labutils run`; when the parameter is empty, `on_drive`'s or a temporary one that goes
+    with the kernel, so that reading a notebook leaves nothing behind.
     """
 
     def __init__(self, notebook: str, values: Mapping[str, Any], judged: bool):
@@ -151,8 +176,8 @@ class Run:
         self.device = training.pick_device(values["device"])
         self.data_dir = data.data_folder(values["data_dir"])
         self.started, self.commit = time.monotonic(), commit()
-        if values["out_dir"]:
-            self.out_dir = Path(values["out_dir"]).expanduser().resolve()
+        if kept := values["out_dir"] or on_drive(notebook, values):
+            self.out_dir = Path(kept).expanduser().resolve()
             self.out_dir.mkdir(parents=True, exist_ok=True)
         else:
             self.out_dir = Path(tempfile.mkdtemp(prefix="labutils-"))
@@ -287,12 +312,15 @@ def start(notebook: str, scope: Mapping[str, Any]) -> Run:
     profile = {name: p.default for name, p in known.items()} | parameters.profile_values(values["profile"], path)
     same = all(values[name] == profile[name] for name in known if name not in NOT_JUDGED)
     run = Run(notebook, values, judged=same)
-    where = values["out_dir"] or "a temporary folder"
+    where = run.out_dir if on_drive(notebook, values) else "a temporary folder"
+    where = values["out_dir"] or where
     print(
         f"profile {run.profile}{'' if same else ' (changed: numbers are not judged)'} · seed {run.seed} · "
         f"{describe_device(run.device)}, {torch.get_num_threads()} threads · torch {torch.__version__} · "
         f"results in {where}"
     )
+    if hint := _of_colab(run):
+        print(hint)
     return run
 
 

@@ -262,12 +262,13 @@ def grade(submissions: Path, out: Path, secret: Path | None, seconds: int, memor
 
 @main.command()
 @click.argument("url")
-def address(url: str) -> None:
+@click.option("--ref", default="main", show_default=True, help="The tag or branch that badge and set-up cell name.")
+def address(url: str, ref: str) -> None:
     """Write the bundle's public address, URL, and a Colab badge into the notebooks of this clone."""
     from . import address as addresses
 
     try:
-        for path in addresses.write(url):
+        for path in addresses.write(url, ref=ref):
             click.echo(path)
     except (ValueError, ParameterError) as error:
         raise click.UsageError(str(error)) from None
