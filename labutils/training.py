@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -224,8 +225,11 @@ def locked(path: Path, timeout: float = 60.0) -> Iterator[None]:
         yield
 
 
-def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors, numbers, strings and containers of them; a kill at any moment leaves old or new."""
+def save_checkpoint(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> None:
+    """Write tensors, numbers, strings and containers of them; a kill at any moment leaves old or new.
+
+    keep: under which name the file that was there stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -233,15 +237,20 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         torch.save(dict(content), file)
         file.flush()
         os.fsync(file.fileno())
+    if keep is not None and path.exists():
+        os.replace(path, keep)
     os.replace(part, path)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read what `save_checkpoint` wrote. Only tensors and plain values: nothing in it can execute.
 
-    Raises ValueError naming the file when it is damaged.
+    Raises ValueError naming the file when it is damaged, by so much as a bit.
     """
     try:
+        with zipfile.ZipFile(path) as parts:  # torch writes their checksums and does not look at them
+            if damaged := parts.testzip():
+                raise zipfile.BadZipFile(f"checksum of {damaged}")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise
@@ -343,7 +352,7 @@ def fit(
         raise ValueError(f"total_steps is {total_steps}; expected at least 1")
     recipe = {**recipe, "total_steps": total_steps}
     history, start, pending = History(), 0, []
-    if checkpoint is not None and Path(checkpoint).exists():
+    if checkpoint is not None:
         history, start, pending = _resume(Path(checkpoint), parts, recipe)
     clock = time.monotonic() - history.seconds
     saved_at = time.monotonic()
@@ -352,7 +361,10 @@ def fit(
         if checkpoint is not None:
             states = {name: part.state_dict() for name, part in parts.items()}
             content = {"done": done, "recipe": recipe, "parts": states, "rows": history.rows}
-            save_checkpoint(checkpoint, content | {"pending": pending, "seconds": history.seconds})
+            before = previous(Path(checkpoint))
+            save_checkpoint(checkpoint, content | {"pending": pending, "seconds": history.seconds}, keep=before)
+            if done == total_steps:
+                before.unlink(missing_ok=True)
 
     if start == total_steps:
         return history
@@ -413,8 +425,32 @@ def _read(rows: list[Mapping[str, Tensor]], first_step: int) -> list[dict[str, f
     return values
 
 
+def previous(checkpoint: Path) -> Path:
+    """Where the checkpoint before the last one lies while a training is under way."""
+    return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
+
+
 def _resume(path: Path, parts: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[History, int, list]:
+    """History, steps done and what was logged since its last row, from the newest checkpoint that can be read."""
+    there = [file for file in (path, previous(path)) if file.exists()]
+    if not there:
+        return History(), 0, []
+    try:
+        return _restore(there[0], parts, recipe)
+    except CheckpointMismatch:
+        raise
+    except ValueError as error:
+        if len(there) == 1:
+            raise
+        found = _restore(there[1], parts, recipe)
+        print(f"{error}: going on from the one before it, after step {found[1]:,}", file=sys.stderr)
+        return found
+
+
+def _restore(path: Path, parts: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[History, int, list]:
     content = load_checkpoint(path)
+    if not isinstance(content, dict) or {"recipe", "parts", "rows", "seconds", "done", "pending"} - content.keys():
+        raise ValueError(f"{path} is no checkpoint of a training; move it away to start this training again")
     theirs = content["recipe"]
     different = [
         f"{k}: {theirs.get(k, 'absent')!r} there, {recipe.get(k, 'absent')!r} here"
@@ -426,6 +462,15 @@ def _resume(path: Path, parts: Mapping[str, Any], recipe: Mapping[str, Any]) -> 
             f"checkpoint {path} was trained with another recipe ({'; '.join(different)}); "
             "choose another output folder, or move the file away to start again"
         )
-    for name, part in parts.items():
-        part.load_state_dict(content["parts"][name])
+    if not 0 < content["done"] <= recipe["total_steps"]:
+        done = f"{content['done']} of {recipe['total_steps']} steps"
+        raise ValueError(f"checkpoint {path} has done {done}; move it away to start this training again")
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(content["parts"][name])
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointMismatch(
+            f"checkpoint {path} is of another network ({what}); choose another output folder, or move it away"
+        ) from error
     return History(content["rows"], content["seconds"]), content["done"], content["pending"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,75 @@ def test_a_damaged_checkpoint_is_named_and_kept(tmp_path):
     with pytest.raises(ValueError, match=r"c\.pt cannot be read"):
         toy(checkpoint=file)
     assert file.read_bytes() == damaged
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A checkpoint of a training that was cut after its 20th step, and the one before it."""
+    file = tmp_path_factory.mktemp("cut") / "c.pt"
+    with pytest.raises(KeyboardInterrupt):
+        toy(checkpoint=file, stop_at=20)
+    return file
+
+
+def copied(cut, folder):
+    for file in (cut, training.previous(cut)):
+        shutil.copy(file, folder)
+    return folder / cut.name
+
+
+def test_one_flipped_bit_is_never_trained_on(cut, tmp_path, capsys):
+    """Wherever it lies: the training goes on from the checkpoint before, or from the same numbers."""
+    whole, history = toy()
+    content, draw = cut.read_bytes(), random.Random(0)
+    found_out = 0
+    for _ in range(60):
+        file = copied(cut, tmp_path)
+        place = draw.randrange(len(content))
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :])
+        weights, resumed = toy(checkpoint=file)
+        assert torch.equal(weights, whole) and resumed.rows == history.rows, place
+        found_out += "going on from the one before it, after step 19" in capsys.readouterr().err
+    assert found_out > 20, "of the file's bits half are padding"
+
+
+def test_a_damaged_weight_is_refused_where_no_other_checkpoint_is(cut, tmp_path):
+    file = copied(cut, tmp_path)
+    training.previous(file).unlink()
+    weight = training.load_checkpoint(file)["parts"]["model"]["weight"].numpy().tobytes()
+    content = file.read_bytes()
+    assert content.count(weight) == 1
+    place = content.index(weight) + 3
+    file.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+    with pytest.raises(ValueError, match=r"c\.pt cannot be read \(BadZipFile\); move it away"):
+        toy(checkpoint=file)
+
+
+def test_a_kill_between_the_two_files_leaves_the_older(cut, tmp_path):
+    file = copied(cut, tmp_path)
+    file.unlink()
+    weights, _ = toy(checkpoint=file)
+    assert torch.equal(weights, toy()[0])
+    assert not training.previous(file).exists(), "a finished training keeps one file"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"done": 41}, "has done 41 of 40 steps"),
+        ({"done": -1}, "has done -1 of 40 steps"),
+        ({"rows": None, "drop": "rows"}, "is no checkpoint of a training"),
+        ({"parts": {"model": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}}}, "is of another network"),
+        ({"parts": {}}, "is of another network"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(cut, tmp_path, change, message):
+    file = copied(cut, tmp_path)
+    training.previous(file).unlink()
+    content = training.load_checkpoint(file) | change
+    training.save_checkpoint(file, {k: v for k, v in content.items() if k not in (change.get("drop"), "drop")})
+    with pytest.raises((ValueError, CheckpointMismatch), match=message):
+        toy(checkpoint=file)
 
 
 def test_a_checkpoint_cannot_execute(tmp_path):
