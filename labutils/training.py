@@ -361,10 +361,8 @@ def fit(
         if checkpoint is not None:
             states = {name: part.state_dict() for name, part in parts.items()}
             content = {"done": done, "recipe": recipe, "parts": states, "rows": history.rows}
-            before = previous(Path(checkpoint))
-            save_checkpoint(checkpoint, content | {"pending": pending, "seconds": history.seconds}, keep=before)
-            if done == total_steps:
-                before.unlink(missing_ok=True)
+            content |= {"pending": pending, "seconds": history.seconds}
+            _save(Path(checkpoint), content, last=done == total_steps)
 
     if start == total_steps:
         return history
@@ -428,6 +426,13 @@ def _read(rows: list[Mapping[str, Tensor]], first_step: int) -> list[dict[str, f
 def previous(checkpoint: Path) -> Path:
     """Where the checkpoint before the last one lies while a training is under way."""
     return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
+
+
+def _save(path: Path, content: Mapping[str, Any], last: bool) -> None:
+    """Under way the checkpoint before this one is kept as well: a file may be damaged by more than a kill."""
+    save_checkpoint(path, content, keep=previous(path))
+    if last:
+        previous(path).unlink(missing_ok=True)
 
 
 def _resume(path: Path, parts: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[History, int, list]:

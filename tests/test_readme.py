@@ -41,7 +41,7 @@ EXECUTED = {
     ".venv/bin/python tests/refresh_notebooks.py notebooks/problemN_name.ipynb": "test_one_notebook_is_refreshed",
     "conda env create -f environment.yml": "test_the_conda_environment",
     "conda activate deep-generative-lab": "test_the_conda_environment",
-    "labutils address https://github.com/OWNER/REPOSITORY": "test_address",
+    "labutils address https://github.com/OWNER/REPOSITORY --ref TAG": "test_address",
     "labutils run": "test_runs_are_planned_as_written",
     "labutils run 2 --profile gpu": "test_problem_2_on_the_gpu_profile",
     "labutils run 2 --out runs/mine -p epochs=3": "test_runs_are_planned_as_written",
@@ -58,6 +58,11 @@ EXECUTED = {
     "labutils teach build": "test_teach_and_grade",
     "labutils teach build --out course": "test_teach_and_grade",
     "labutils teach build --nbgrader COURSE": "test_teach_and_grade",
+    "labutils teach slides": "test_pages_for_a_class",
+    "labutils teach explore": "test_pages_for_a_class",
+    "labutils teach site": "test_pages_for_a_class",
+    "pip install '.[site]'": "test_pages_for_a_class",
+    "python -m labutils.commands.npm": "test_pages_for_a_class",
     "labutils grade": "test_teach_and_grade",
     "labutils grade handed-in.zip --out grades": "test_teach_and_grade",
     "pip install '.[teach]'": "test_teach_and_grade",
@@ -173,9 +178,9 @@ def test_address(tmp_path, monkeypatch):
     for path in (ROOT / "notebooks").glob("problem*.ipynb"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(parameters, "notebooks_folder", lambda: tmp_path)
-    said = labutils("labutils address https://github.com/OWNER/REPOSITORY")
+    said = labutils("labutils address https://github.com/OWNER/REPOSITORY --ref TAG")
     assert said.count(".ipynb") == len(ALL)
-    assert all("OWNER/REPOSITORY" in path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
+    assert all("OWNER/REPOSITORY@TAG" in path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -296,6 +301,19 @@ def test_teach_and_grade(tmp_path, monkeypatch):
     (row,) = csv.DictReader((tmp_path / "grades" / "grades.csv").open(encoding="utf-8"))
     assert (row["Full name"], row["effective_sample_size"], row["jsd"]) == ("Anna Berg", "3", "0")
     assert (ROOT / "pyproject.toml").read_text().count("teach = [") == 1
+
+
+def test_pages_for_a_class(tmp_path, monkeypatch):
+    """Slides and explore page as they are; the site, whose parts they are, in test_site.py; npm's fetch there, too."""
+    monkeypatch.chdir(tmp_path)
+    said = labutils("labutils teach slides") + labutils("labutils teach explore")
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+    assert made == {"course/explore.html"} | {
+        f"course/slides/{path.stem}.html" for path in parameters.notebooks().values()
+    }
+    assert all(name in said.replace(os.sep, "/") for name in made)
+    assert "labutils teach site" in README and "--run" in labutils("labutils teach site --help")
+    assert (ROOT / "pyproject.toml").read_text().count("site = [") == 1
 
 
 def test_report_and_publish(gpu_run, tmp_path, monkeypatch):

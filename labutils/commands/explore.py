@@ -70,7 +70,7 @@ def walked(name: str, decode: Callable[[Tensor], Tensor], codes: Tensor, top: Te
 @torch.no_grad()
 def handwriting() -> View:
     """Problem 2: the coordinates of the reference VAE with the most KL, around the codes of validation images."""
-    model = networks.MnistVAE()
+    model = vae.initialise(networks.MnistVAE, SEED)
     reference.load("vae_mnist", model)
     model.eval()
     split = data.binarized_mnist().valid
