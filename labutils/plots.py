@@ -332,7 +332,7 @@ SPLITS = (
 )
 
 
-def recipe_curves(curves: dict[str, dict[str, list[float]]], report: float) -> Figure:
+def recipe_curves(curves: dict[str, dict[str, list[float] | list[int]]], report: float) -> Figure:
     """Validation and training ELBO of several recipes by epoch, and the report's final value.
 
     curves: recipe → {"epoch": …, "train_elbo": …, "valid_elbo": …}.

@@ -360,9 +360,8 @@ def fit(
     def save(done: int) -> None:
         if checkpoint is not None:
             states = {name: part.state_dict() for name, part in parts.items()}
-            content = {"done": done, "recipe": recipe, "parts": states, "rows": history.rows}
-            content |= {"pending": pending, "seconds": history.seconds}
-            _save(Path(checkpoint), content, last=done == total_steps)
+            content = {"done": done, "recipe": recipe, "parts": states, "rows": history.rows, "pending": pending}
+            _save(Path(checkpoint), content | {"seconds": history.seconds}, last=done == total_steps)
 
     if start == total_steps:
         return history

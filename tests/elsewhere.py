@@ -123,6 +123,7 @@ class _Generator(torch.Generator):
 @contextlib.contextmanager
 def elsewhere() -> Iterator[torch.device]:
     """Inside the block `DEVICE` computes. Autocast, off in what is tested, and fused optimisers know no such device."""
+    _Generator.seeded.clear()
     adam, tensor, as_tensor = torch.optim.Adam, torch.tensor, torch.as_tensor
 
     def moved(make):  # these copy to a device below the level at which operations can be met

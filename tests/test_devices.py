@@ -64,7 +64,7 @@ def loss_of_both():
      loss_of_both],
 )  # fmt: skip
 def test_tensors_of_two_places_are_refused(wrong):
-    with elsewhere(), pytest.raises(RuntimeError, match="device"):
+    with elsewhere(), training.forked_rng(0), pytest.raises(RuntimeError, match="device"):
         wrong()
 
 
@@ -97,13 +97,9 @@ def weights(*models):
     return torch.cat([p.detach().cpu().flatten() for model in models for p in model.parameters()])
 
 
-def mean_losses():
-    """A reader's own: critic and generator."""
-
-    def of_critic(critic, real, fake, epsilon):
-        return gan.critic_loss(critic, real, fake, epsilon.flatten()).loss
-
-    return of_critic, gan.generator_loss
+def of_critic(critic, real, fake, epsilon, weight=10.0):
+    """A reader's own loss: a number."""
+    return gan.critic_loss(critic, real, fake, epsilon.flatten(), weight).loss
 
 
 def train_gan(device, losses=None):
@@ -136,7 +132,7 @@ def evaluate_vae(device):
     few = vae.evaluate_log_likelihood(model, BITS[:6], 30)
     curve = vae.likelihood_curve(model, BITS[:6], [1, 10])
     fitted = vae.fitted_variance(narrow(networks.ImageVAE, device), data.from_bytes(BYTES))
-    return torch.tensor([bound.elbo.value, few.mean.value, *(c.mean.value for c in curve), fitted])
+    return torch.tensor([bound.elbo.value, few.per_image.mean(), *(c.per_image.mean() for c in curve), fitted])
 
 
 def codes_and_prior(device):
@@ -169,7 +165,7 @@ def read_features(device):
 LOOPS = {
     f.__name__: f
     for f in (train_gan, train_image_vae, train_mnist_vae, evaluate_vae, codes_and_prior, walks, read_features)
-} | {"a reader's losses": lambda device: train_gan(device, mean_losses())}
+} | {"a reader's losses": lambda device: train_gan(device, (of_critic, gan.generator_loss))}
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -221,7 +217,10 @@ MISPLACED = {
 @pytest.mark.parametrize("mistake", MISPLACED)
 def test_what_is_misplaced_is_caught(mistake):
     where, wrong, loop = MISPLACED[mistake]
-    with elsewhere(), patch(f"labutils.{where}", wrong), pytest.raises(RuntimeError, match="device"):
+    with (
+        elsewhere(), patch(f"labutils.{where}", wrong), training.forked_rng(0),
+        pytest.raises(RuntimeError, match="device"),
+    ):  # fmt: skip
         LOOPS[loop](DEVICE)
 
 
@@ -229,6 +228,7 @@ def test_what_is_misplaced_is_caught(mistake):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")  # it is copied all the same
 @pytest.mark.parametrize("name", ["problem2_vae", "problem3_gan_vs_vae"])
 def test_every_cell_of_a_notebook_computes_elsewhere(name, tmp_path, monkeypatch):
     """Problem 1 is not among them: its networks are so small that it computes on the CPU whatever the device."""
@@ -239,8 +239,8 @@ def test_every_cell_of_a_notebook_computes_elsewhere(name, tmp_path, monkeypatch
     said, scope = io.StringIO(), {}
     small = partial(data.street_digits, 600, 50, 200)
     with (
-        elsewhere(), contextlib.redirect_stdout(said), patch("labutils.data.street_digits", small),
-        patch("labutils.training.pick_device", lambda name: DEVICE),
+        elsewhere(), training.forked_rng(0), contextlib.redirect_stdout(said),
+        patch("labutils.data.street_digits", small), patch("labutils.training.pick_device", lambda name: DEVICE),
     ):  # fmt: skip
         for cell in cells:
             exec(compile(cell.source, f"{name}, cell {cell.id}", "exec"), scope)
