@@ -24,6 +24,7 @@ from . import slides
 
 SEED, STARTS, COORDINATES, PAIRS = 0, 3, 8, 5
 STEPS, ALPHAS = torch.linspace(-3, 3, 13), torch.linspace(0, 1, 21)
+RANKS = [f"{k + 1}{', the most' * (k == 0)}" for k in range(COORDINATES)]
 MODELS = {"GAN": "gan", "VAE, σ = 1": "vae_unit", "VAE, calibrated": "vae"}  # problem 3's, by the file's name
 
 
@@ -84,12 +85,8 @@ def handwriting() -> View:
         "The code of a validation image (the mean of its posterior), one coordinate moved. The coordinates are those "
         "that the encoder spends the most nats on; the others do nothing one can see.",
         "moved by", [f"{e:+.1f} sd of the prior" for e in STEPS],
-        {"image of a": [str(digit) for digit in range(10)], "coordinate": _ranks("nats")}, [frame],
+        {"image of a": [str(digit) for digit in range(10)], "coordinate, by nats": RANKS}, [frame],
     )  # fmt: skip
-
-
-def _ranks(of: str) -> list[str]:
-    return [f"{'most' if k == 0 else f'{k + 1}.'} {of}" for k in range(COORDINATES)]
 
 
 @torch.no_grad()
@@ -107,7 +104,7 @@ def house_numbers() -> View:
         "One draw of the prior for all three models, one coordinate moved: of each model the one that ranks as chosen "
         "by how much it changes the image between −1 and +1 standard deviation.",
         "moved by", [f"{e:+.1f} sd of the prior" for e in STEPS],
-        {"draw": [str(k + 1) for k in range(STARTS)], "coordinate": _ranks("effect")}, frames,
+        {"draw": [str(k + 1) for k in range(STARTS)], "coordinate, by effect": RANKS}, frames,
     )  # fmt: skip
 
 
