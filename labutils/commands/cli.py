@@ -353,6 +353,7 @@ def make_site(context: click.Context, out: Path, of_run: Path | None) -> None:
     from . import site
 
     try:
+        site.must_be_free(out)
         context.invoke(make_explore, out=out)
         for path in site.build(out, of_run):
             click.echo(path)

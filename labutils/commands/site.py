@@ -37,16 +37,21 @@ class Entry:
     text: str
 
 
+def must_be_free(out: Path) -> None:
+    """ValueError when `out` holds something that is not from here."""
+    home = out / "index.html"
+    if out.exists() and any(out.iterdir()) and not (home.exists() or (out / "explore.html").exists()):
+        raise ValueError(f"{out} holds something else; give another --out")
+    slides.must_be_ours([home])
+
+
 def build(out: Path, run: Path | None = None, folder: Path | None = None) -> Iterator[Path]:
     """Write the site into `out`, a new folder or one of before; yields its pages.
 
     run: the run whose report it has, else the published one; folder: of the notebooks, else the package's. An
     explore.html that lies in `out` is linked.
     """
-    home = out / "index.html"
-    if out.exists() and any(out.iterdir()) and not (home.exists() or (out / "explore.html").exists()):
-        raise ValueError(f"{out} holds something else; give another --out")
-    slides.must_be_ours([home])
+    must_be_free(out)
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in parameters.notebooks(folder).values()}
     (out / "static").mkdir(parents=True, exist_ok=True)
     decks = {path.stem for path in slides.build(out / "slides", folder)}
