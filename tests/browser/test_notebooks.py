@@ -127,7 +127,7 @@ live.EVERY, live.GUESS, live.SHARE = 0.05, 0.0, 1.0  # as if its steps were slow
 phi = torch.linspace(-1, 1, 5)
 p, q = divergences.line_samplers(phi)
 with live.wasserstein(p, q, distributions.line_wasserstein(phi), phi):
-    trained = divergences.train_critic(p, q, steps=20, batch_size=64)
+    trained = divergences.train_critic(p, q, steps=80, batch_size=64)
 """
 
 
