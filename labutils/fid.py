@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from scipy.linalg import eigvalsh
+from scipy.linalg import eigvalsh, helmert
 from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
@@ -198,7 +198,7 @@ def frechet_distance(mu_p: AnyVector, cov_p: AnyMatrix, mu_q: AnyVector, cov_q: 
 
 
 class _Few(NamedTuple):
-    """No more vectors than dimensions: the centred vectors are a root of the covariance, and a smaller one."""
+    """No more vectors than dimensions: of n centred vectors n − 1 combinations are a root of the covariance."""
 
     mean: Vector
     root: Matrix
@@ -210,7 +210,7 @@ def _gather(features: Iterable[Tensor | np.ndarray], name: str) -> Moments | _Fe
     if len(first) <= first.shape[1]:  # all there is
         _at_least(2, len(first), name)
         mean = first.mean(axis=0)
-        return _Few(mean, (first - mean).T / math.sqrt(len(first) - 1))
+        return _Few(mean, (helmert(len(first)) @ (first - mean)).T / math.sqrt(len(first) - 1))
     return _merged(first, blocks)
 
 
